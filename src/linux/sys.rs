@@ -1,0 +1,200 @@
+//! The system calls that no crate wraps, each in the smallest safe form we need. Nothing else here.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Which side of `clone3` we are on.
+pub enum Cloned {
+    Child,
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// clone3(2) with fork semantics (`SIGCHLD` at exit, copy of the address space) and a pidfd.
+///
+/// Raw, so glibc's atfork handlers do not run: callable only while this process has one thread, which is an
+/// invariant of runw until the workload runs. `into_cgroup` is a cgroup v2 directory (CLONE_INTO_CGROUP, 5.7).
+/// `sibling` makes the child our parent's child (CLONE_PARENT), as an intermediate process needs it.
+pub fn clone3(namespaces: u64, into_cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is plain integers; all-zero is its documented "nothing asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    if sibling {
+        // clone3(2): with CLONE_PARENT the exit signal is the parent's own and must be given as 0.
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(dir) = into_cgroup {
+        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so the child has its own copy of memory; `args` and `pidfd` outlive the call and the
+    // size passed is the size of what is pointed to.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: on success the kernel stored a new descriptor, owned by nobody else, in `pidfd`.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// The argument of mount_setattr(2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountAttr {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
+    pub userns_fd: u64,
+}
+
+pub const MOUNT_ATTR_RDONLY: u64 = 0x1;
+pub const MOUNT_ATTR_NOSUID: u64 = 0x2;
+pub const MOUNT_ATTR_NODEV: u64 = 0x4;
+pub const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+pub const MOUNT_ATTR_ATIME: u64 = 0x70;
+pub const MOUNT_ATTR_RELATIME: u64 = 0;
+pub const MOUNT_ATTR_NOATIME: u64 = 0x10;
+pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
+pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
+
+/// mount_setattr(2) (5.12) on the mount that `mount` itself names.
+pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` is a live repr(C) struct of the size passed; the path is a NUL-terminated literal.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<MountAttr>(),
+        )
+    })
+}
+
+/// close_range(2) (5.9) from `first` to the end.
+pub fn close_from(first: i32) -> io::Result<()> {
+    close_range(first as u32, u32::MAX)
+}
+
+/// close_range(2) over `first..=last`.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closing descriptors touches no memory. No OwnedFd may be used for the range afterwards; callers
+    // do this as a process's last act before it becomes the workload.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// setns(2) with a pidfd (5.8) or a namespace descriptor; `kinds` are CLONE_NEW* bits.
+pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
+    // SAFETY: integers only; we have one thread, so nothing shares the changed namespaces unexpectedly.
+    check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), kinds) })
+}
+
+/// unshare(2).
+pub fn unshare(kinds: i32) -> io::Result<()> {
+    // SAFETY: integers only; CLONE_FILES, CLONE_FS and CLONE_VM are never passed.
+    check(unsafe { libc::syscall(libc::SYS_unshare, kinds) })
+}
+
+/// prctl(2) with integer arguments only.
+pub fn prctl(option: i32, arg: u64) -> io::Result<i32> {
+    // SAFETY: every option used with this wrapper takes integers, so no memory is involved.
+    let result = unsafe { libc::prctl(option, arg, 0u64, 0u64, 0u64) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// sethostname(2).
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length are of one live str.
+    check(unsafe { libc::syscall(libc::SYS_sethostname, name.as_ptr(), name.len()) })
+}
+
+/// setdomainname(2).
+pub fn set_domainname(name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length are of one live str.
+    check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) })
+}
+
+/// setgroups(2) of this thread, which is the only one.
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: gid_t is u32; pointer and length are of one live slice.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
+}
+
+/// setresgid(2), all three to `gid`.
+pub fn set_gid(gid: u32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })
+}
+
+/// setresuid(2), all three to `uid`.
+pub fn set_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// prlimit(2) on another process.
+pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is live for the call; the old value is not asked for.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+    })
+}
+
+/// keyctl(KEYCTL_JOIN_SESSION_KEYRING) and its serial.
+pub fn join_session_keyring(name: &CStr) -> io::Result<i32> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let serial = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if serial < 0 { Err(io::Error::last_os_error()) } else { Ok(serial as i32) }
+}
+
+/// execveat(2) of an open file; returns only when it failed.
+pub fn execveat(file: BorrowedFd<'_>, argv: &[&CStr], envp: &[&CStr]) -> io::Error {
+    let argv: Vec<_> = argv.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+    let envp: Vec<_> = envp.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: both arrays end in NULL and point to strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
+/// execve(2); returns only when it failed.
+pub fn execve(path: &CStr, argv: &[&CStr], envp: &[&CStr]) -> io::Error {
+    let argv: Vec<_> = argv.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+    let envp: Vec<_> = envp.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: `path` is NUL-terminated, both arrays end in NULL and point to strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// _exit(2): a cloned child must not run the parent's exit handlers.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: never returns and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
