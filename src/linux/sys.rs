@@ -198,3 +198,38 @@ pub fn exit_now(status: i32) -> ! {
 fn check(result: libc::c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// SIOCSIFFLAGS with IFF_UP on the named interface of the socket's network namespace.
+pub fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: ifreq is plain integers and a name; all-zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(libc::IFNAMSIZ - 1)) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: `request` is a live ifreq, which both ioctls take.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into())?;
+    // SAFETY: SIOCGIFFLAGS filled exactly this member of the union.
+    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }.into())
+}
+
+/// prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE).
+pub fn ambient_raise(cap: u64) -> io::Result<()> {
+    // SAFETY: integers only.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, cap, 0u64, 0u64) };
+    check(result.into())
+}
+
+/// Descriptor 0, 1 or 2, which may be closed: then every call on it says EBADF.
+pub fn standard_stream(fd: i32) -> BorrowedFd<'static> {
+    debug_assert!((0..3).contains(&fd));
+    // SAFETY: the number is not -1, and standard streams are owned by nobody, for the whole of the process.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// dup3(2) onto a number, without close-on-exec.
+pub fn replace_fd(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: only standard streams are replaced, which no OwnedFd holds.
+    check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) })
+}

@@ -1,0 +1,175 @@
+//! Hooks: programs of the engine that are told the container's state on stdin (runtime-spec config.md, "POSIX-platform
+//! Hooks"). When each kind runs is its caller's business.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Hook;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Runs them in order; the first that fails ends it. `kind` is the name in config.json.
+pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], directory: Option<&Path>) -> Result<()> {
+    for (index, hook) in hooks.into_iter().flatten().enumerate() {
+        one(hook, state, directory).with_context(|| format!("error running {kind} hook #{index}"))?;
+    }
+    Ok(())
+}
+
+fn one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
+    let mut command = Command::new(hook.path());
+    if let Some((first, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
+        command.arg0(first).args(rest);
+    }
+    // As in runc: no env means ours, any env means exactly that.
+    if let Some(env) = hook.env() {
+        command.env_clear().envs(env.iter().filter_map(|pair| pair.split_once('=')));
+    }
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("start {}", hook.path().display()))?;
+    let deadline = hook.timeout().map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let output = match attend(&mut child, state, deadline) {
+        Ok(output) => output,
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    bail!(
+        "{}, stdout: {}, stderr: {}",
+        describe(output.status),
+        String::from_utf8_lossy(&output.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    )
+}
+
+/// Go's words for a failed process, which users of runc grep for.
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, Some(signal)) => format!("killed by signal {signal}"),
+        _ => status.to_string(),
+    }
+}
+
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Feeds and drains the hook until it exits; a process it leaves behind may keep the pipes, not us.
+fn attend(child: &mut Child, state: &[u8], timeout: Option<Duration>) -> Result<Output> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("bad pid")?;
+    let exited = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+    let (mut stdin, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    for fd in [stdin.as_ref().map(rustix::fd::AsFd::as_fd), out.as_ref().map(rustix::fd::AsFd::as_fd), err.as_ref().map(rustix::fd::AsFd::as_fd)]
+        .into_iter()
+        .flatten()
+    {
+        rustix::io::ioctl_fionbio(fd, true)?;
+    }
+    let end = timeout.map(|timeout| Instant::now() + timeout);
+    let (mut left, mut stdout, mut stderr) = (state, Vec::new(), Vec::new());
+    loop {
+        feed(&mut stdin, &mut left);
+        drain(&mut out, &mut stdout);
+        drain(&mut err, &mut stderr);
+        if let Some(status) = child.try_wait()? {
+            drain(&mut out, &mut stdout);
+            drain(&mut err, &mut stderr);
+            return Ok(Output { status, stdout, stderr });
+        }
+        let mut fds = vec![PollFd::new(&exited, PollFlags::IN)];
+        fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
+        fds.extend(out.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        fds.extend(err.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match poll(&mut fds, left.as_ref()) {
+            Ok(0) => bail!("hook ran past specified timeout of {:.1}s", timeout.unwrap_or_default().as_secs_f64()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for the hook"),
+        }
+    }
+}
+
+/// A hook need not read its stdin.
+fn feed(pipe: &mut Option<impl Write>, left: &mut &[u8]) {
+    if let Some(to) = pipe {
+        match to.write(left) {
+            Ok(written) if written > 0 => *left = &left[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            _ => *left = &[],
+        }
+        if left.is_empty() {
+            *pipe = None;
+        }
+    }
+}
+
+fn drain(pipe: &mut Option<impl Read>, into: &mut Vec<u8>) {
+    /// What of a hook's output is worth keeping for the error message.
+    const KEEP: usize = 64 * 1024;
+    let mut buffer = [0; 4096];
+    while let Some(from) = pipe {
+        match from.read(&mut buffer) {
+            Ok(0) => *pipe = None,
+            Ok(count) => into.extend_from_slice(&buffer[..count.min(KEEP.saturating_sub(into.len()))]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => *pipe = None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::HookBuilder;
+
+    use super::*;
+
+    fn hook(script: &str) -> Hook {
+        let args = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        HookBuilder::default().path("/bin/sh").args(args).timeout(5i64).build().unwrap()
+    }
+
+    #[test]
+    fn a_hook_reads_the_state_and_its_failure_names_what_it_said() {
+        let hooks = vec![hook("test \"$(cat)\" = state"), hook("echo out; echo err >&2; exit 3")];
+        let error = format!("{:#}", run("prestart", Some(&hooks), b"state", None).unwrap_err());
+        assert_eq!(error, "error running prestart hook #1: exit status 3, stdout: out, stderr: err");
+    }
+
+    #[test]
+    fn a_hook_that_reads_nothing_and_says_much_does_not_block() {
+        let big = vec![b'x'; 1 << 20];
+        run("prestart", Some(&vec![hook("head -c 200000 /dev/zero")]), &big, None).unwrap();
+    }
+
+    #[test]
+    fn a_hook_that_leaves_a_process_behind_does_not_hold_us() {
+        let started = Instant::now();
+        run("prestart", Some(&vec![hook("sleep 4 & exit 0")]), b"", None).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_hook_past_its_timeout_is_killed() {
+        let args = vec!["sleep".to_owned(), "9".to_owned()];
+        let slow = HookBuilder::default().path("/bin/sleep").args(args).timeout(1i64).build().unwrap();
+        let error = format!("{:#}", run("poststop", Some(&vec![slow]), b"", None).unwrap_err());
+        assert!(error.contains("hook ran past specified timeout of 1.0s"), "{error}");
+    }
+}

@@ -1,0 +1,254 @@
+//! Which namespaces a process gets: those made with it, those joined by path, and the maps of a new user
+//! namespace. Decides and writes maps; the clone and the joins are made by `spawn`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
+use rustix::fs::{Mode, OFlags};
+
+use super::sys;
+
+/// CLONE_NEWTIME, missing from the libc crate for this target's `c_int` family.
+pub const CLONE_NEWTIME: i32 = 0x80;
+
+/// The CLONE_NEW* bit of a namespace type.
+pub fn bit(kind: LinuxNamespaceType) -> i32 {
+    match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CLONE_NEWTIME,
+    }
+}
+
+/// The namespaces of one process, with the joined ones open.
+#[derive(Default)]
+pub struct Plan {
+    /// CLONE_NEW* bits of the namespaces made anew.
+    pub new: i32,
+    pub joined: Vec<(i32, OwnedFd)>,
+}
+
+impl Plan {
+    /// Opens the paths with the host's eyes. Joining the user namespace we are in is EINVAL for setns(2), and
+    /// naming it means no more than naming nothing: it is left out, as runc does.
+    pub fn of(linux: Option<&Linux>) -> Result<Plan> {
+        let mut plan = Plan::default();
+        for namespace in linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default() {
+            let kind = bit(namespace.typ());
+            match namespace.path() {
+                None => plan.new |= kind,
+                Some(path) => {
+                    let fd = open(path)?;
+                    if kind != libc::CLONE_NEWUSER || !is_own_user_namespace(&fd)? {
+                        plan.joined.push((kind, fd));
+                    }
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    pub fn makes(&self, kind: i32) -> bool {
+        self.new & kind != 0
+    }
+
+    pub fn joins(&self, kind: i32) -> bool {
+        self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+
+    /// The process lives in a mount namespace that is not ours.
+    pub fn has_mount(&self) -> bool {
+        self.makes(libc::CLONE_NEWNS) || self.joins(libc::CLONE_NEWNS)
+    }
+
+    /// Where the kernel demands a process between us and the container's: a pid namespace is entered by children
+    /// only, and after joining a user namespace (or making one) those of the host can no longer be joined.
+    pub fn needs_intermediate(&self) -> bool {
+        self.joins(libc::CLONE_NEWPID)
+            || self.joins(libc::CLONE_NEWUSER)
+            || (self.makes(libc::CLONE_NEWUSER) && !self.joined.is_empty())
+    }
+
+    /// What clone3 makes. A cgroup namespace is rooted at the caller's cgroup and time offsets are frozen by the
+    /// clone, so both are unshared by the child when their moment has come.
+    pub fn clone_flags(&self) -> u64 {
+        (self.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) as u64
+    }
+
+    /// Joins them. The user namespace goes first, since the others may be owned by it, and the mount namespace
+    /// last, since it changes what `/` and the current directory are.
+    pub fn join(&self) -> Result<()> {
+        let rank = |kind: i32| match kind {
+            libc::CLONE_NEWUSER => 0,
+            libc::CLONE_NEWNS => 2,
+            _ => 1,
+        };
+        let mut order: Vec<_> = self.joined.iter().collect();
+        order.sort_by_key(|(kind, _)| rank(*kind));
+        for (kind, fd) in order {
+            sys::setns(fd.as_fd(), *kind).with_context(|| format!("join the {} namespace", name(*kind)))?;
+        }
+        Ok(())
+    }
+}
+
+fn name(kind: i32) -> &'static str {
+    match kind {
+        libc::CLONE_NEWNS => "mount",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        libc::CLONE_NEWUTS => "uts",
+        libc::CLONE_NEWIPC => "ipc",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWPID => "pid",
+        libc::CLONE_NEWNET => "network",
+        _ => "time",
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("open namespace {}", path.display()))
+}
+
+fn is_own_user_namespace(fd: &OwnedFd) -> Result<bool> {
+    let theirs = rustix::fs::fstat(fd).context("stat the user namespace")?;
+    let ours = rustix::fs::stat("/proc/self/ns/user").context("stat /proc/self/ns/user")?;
+    Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+}
+
+/// Writes the id maps of the new user namespace of `pid`, once, from outside.
+pub fn write_id_maps(pid: i32, linux: &Linux) -> Result<()> {
+    let uids = linux.uid_mappings().as_deref().unwrap_or_default();
+    let gids = linux.gid_mappings().as_deref().unwrap_or_default();
+    if rustix::process::geteuid().is_root() {
+        write_map(pid, "uid_map", uids)?;
+        return write_map(pid, "gid_map", gids);
+    }
+    // user_namespaces(7): without privilege one may map only oneself, and gids only after giving up setgroups;
+    // anything more is the business of the set-uid helpers and /etc/subuid.
+    if is_only_self(uids, rustix::process::geteuid().as_raw())
+        && is_only_self(gids, rustix::process::getegid().as_raw())
+    {
+        write_proc(pid, "setgroups", "deny")?;
+        write_map(pid, "uid_map", uids)?;
+        return write_map(pid, "gid_map", gids);
+    }
+    helper("newuidmap", pid, uids)?;
+    helper("newgidmap", pid, gids)
+}
+
+fn is_only_self(maps: &[LinuxIdMapping], id: u32) -> bool {
+    matches!(maps, [map] if map.size() == 1 && map.host_id() == id)
+}
+
+fn write_map(pid: i32, file: &str, maps: &[LinuxIdMapping]) -> Result<()> {
+    let lines: String =
+        maps.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect();
+    write_proc(pid, file, &lines)
+}
+
+fn helper(program: &str, pid: i32, maps: &[LinuxIdMapping]) -> Result<()> {
+    let ids = maps.iter().flat_map(|m| [m.container_id(), m.host_id(), m.size()]).map(|id| id.to_string());
+    let output = Command::new(program)
+        .arg(pid.to_string())
+        .args(ids)
+        .output()
+        .with_context(|| format!("run {program}, which maps ids for an unprivileged user"))?;
+    if !output.status.success() {
+        bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Writes `/proc/PID/timens_offsets` (time_namespaces(7)); possible until the first process enters.
+pub fn write_time_offsets(pid: i32, offsets: &HashMap<String, LinuxTimeOffset>) -> Result<()> {
+    let lines: String = offsets
+        .iter()
+        .map(|(clock, offset)| {
+            format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+        })
+        .collect();
+    if lines.is_empty() { Ok(()) } else { write_proc(pid, "timens_offsets", &lines) }
+}
+
+fn write_proc(pid: i32, file: &str, text: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{file}");
+    // One write(2): the kernel takes a map in a single call only.
+    fs::write(&path, text).with_context(|| format!("write {:?} to {path}", text.trim_end()))
+}
+
+/// Enters the time namespace that this process unshared and whose offsets the parent has written.
+pub fn enter_own_time_namespace() -> Result<()> {
+    let fd = open(Path::new("/proc/self/ns/time_for_children"))?;
+    sys::setns(fd.as_fd(), CLONE_NEWTIME).context("enter the new time namespace")
+}
+
+/// Brings `lo` up, which a new network namespace has down: runc and crun do so for every container.
+pub fn loopback_up() -> Result<()> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).context("socket for the loopback")?;
+    sys::interface_up(socket.as_fd(), c"lo").context("bring the loopback interface up")
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder};
+
+    use super::*;
+
+    fn plan(namespaces: &[(LinuxNamespaceType, Option<&str>)]) -> Plan {
+        let namespaces: Vec<_> = namespaces
+            .iter()
+            .map(|(kind, path)| {
+                let builder = LinuxNamespaceBuilder::default().typ(*kind);
+                match path {
+                    Some(path) => builder.path(*path).build().unwrap(),
+                    None => builder.build().unwrap(),
+                }
+            })
+            .collect();
+        Plan::of(Some(&LinuxBuilder::default().namespaces(namespaces).build().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn cgroup_and_time_namespaces_are_never_made_by_the_clone() {
+        let plan =
+            plan(&[(LinuxNamespaceType::Cgroup, None), (LinuxNamespaceType::Time, None), (LinuxNamespaceType::Pid, None)]);
+        assert_eq!(plan.clone_flags(), libc::CLONE_NEWPID as u64);
+    }
+
+    #[test]
+    fn a_kubernetes_pod_needs_no_intermediate_process() {
+        let plan = plan(&[
+            (LinuxNamespaceType::Network, Some("/proc/self/ns/net")),
+            (LinuxNamespaceType::Ipc, Some("/proc/self/ns/ipc")),
+            (LinuxNamespaceType::Pid, None),
+            (LinuxNamespaceType::Mount, None),
+        ]);
+        assert!(!plan.needs_intermediate());
+    }
+
+    #[test]
+    fn joining_a_pid_namespace_or_joining_beside_a_new_user_namespace_needs_one() {
+        assert!(plan(&[(LinuxNamespaceType::Pid, Some("/proc/self/ns/pid"))]).needs_intermediate());
+        assert!(
+            plan(&[(LinuxNamespaceType::User, None), (LinuxNamespaceType::Network, Some("/proc/self/ns/net"))])
+                .needs_intermediate()
+        );
+    }
+
+    #[test]
+    fn our_own_user_namespace_is_not_joined() {
+        assert!(plan(&[(LinuxNamespaceType::User, Some("/proc/self/ns/user"))]).joined.is_empty());
+    }
+}

@@ -1,0 +1,300 @@
+//! What `process` in config.json says of a process: limits set from outside, and identity, capabilities and
+//! directory taken on from inside, in runc's order.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
+use rustix::fs::{FileType, Mode, Uid, makedev};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use super::sys;
+
+/// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
+pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
+    for limit in process.rlimits().iter().flatten() {
+        sys::prlimit(pid, resource(limit.typ()), limit.soft(), limit.hard())
+            .with_context(|| format!("process.rlimits: {}", limit.typ()))?;
+    }
+    Ok(())
+}
+
+fn resource(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+/// Written by the parent for the child, before the child can allocate: the file belongs to the host's root.
+pub fn set_oom_score_adj(pid: i32, process: &Process) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match std::fs::write(&path, score.to_string()) {
+        // Lowering it needs CAP_SYS_RESOURCE; runc forgives that to the rootless only.
+        Err(error)
+            if error.kind() == std::io::ErrorKind::PermissionDenied
+                && !rustix::process::geteuid().is_root() =>
+        {
+            Ok(())
+        }
+        other => other.with_context(|| format!("process.oomScoreAdj: write {score} to {path}")),
+    }
+}
+
+/// `process.user.umask`, or runc's and crun's 0022.
+pub fn set_umask(process: &Process) {
+    rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022) & 0o777));
+}
+
+/// A session keyring of the container's own, so that it cannot read the caller's keys (runc: joinSessionKeyring).
+pub fn join_session_keyring(id: &str) -> Result<()> {
+    let name = std::ffi::CString::new(format!("_ses.{id}"))?;
+    match sys::join_session_keyring(&name) {
+        // A kernel without keys, or a seccomp profile around us (Docker's blocks it): runc goes on, too.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => Ok(()),
+        other => other.map(|_| ()).context("join a new session keyring"),
+    }
+}
+
+/// Identity, capabilities and directory, the last things before the workload's own.
+pub fn take_on(process: &Process, allow_groups: bool) -> Result<()> {
+    let caps = Caps::of(process.capabilities().as_ref())?;
+    // Before the change of ids, while CAP_SETPCAP is there.
+    caps.drop_bounding()?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
+    // As root first, since the user may be unable to reach it by path; again afterwards when that fails (NFS with
+    // root_squash, FUSE), as runc does.
+    let entered = change_directory(process.cwd())?;
+    fix_stdio_owner(process.user().uid())?;
+    set_ids(process, allow_groups)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
+    if !entered && !change_directory(process.cwd())? {
+        bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
+    }
+    verify_cwd()?;
+    caps.apply()
+}
+
+fn set_ids(process: &Process, allow_groups: bool) -> Result<()> {
+    let user = process.user();
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if allow_groups {
+        // Always, or the caller's supplementary groups would leak in.
+        sys::set_groups(groups).context("process.user.additionalGids: setgroups")?;
+    } else if !groups.is_empty() {
+        bail!("process.user.additionalGids: cannot set any additional groups in a rootless container");
+    }
+    sys::set_gid(user.gid()).with_context(|| format!("process.user.gid: setgid {}", user.gid()))?;
+    sys::set_uid(user.uid()).with_context(|| format!("process.user.uid: setuid {}", user.uid()))
+}
+
+/// user_namespaces(7): once `deny` is written, nobody in the namespace may call setgroups(2).
+pub fn may_set_groups() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() != "deny")
+}
+
+/// False when permission is missing, which the other identity may have.
+fn change_directory(cwd: &Path) -> Result<bool> {
+    match rustix::process::chdir(cwd) {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("process.cwd: chdir to {cwd:?}")),
+    }
+}
+
+/// CVE-2024-21626: a leaked descriptor as cwd would be a directory of the host.
+fn verify_cwd() -> Result<()> {
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => {
+            bail!("current working directory is outside of container mount namespace root -- possible container breakout detected")
+        }
+        Err(error) => Err(error).context("getcwd"),
+    }
+}
+
+/// Images reopen /dev/stdout as their user (runc: fixStdioPermissions). /dev/null is everybody's.
+fn fix_stdio_owner(uid: u32) -> Result<()> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for stream in streams {
+        let Ok(stat) = rustix::fs::fstat(stream) else { continue };
+        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == makedev(1, 3);
+        if stat.st_uid == uid || is_null {
+            continue;
+        }
+        match rustix::fs::fchown(stream.as_fd(), Some(Uid::from_raw(uid)), None) {
+            // An unmapped id, a read-only file system or a foreign owner: harmless, and runc forgives the same.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(error) => return Err(error).context("change the owner of standard streams"),
+        }
+    }
+    Ok(())
+}
+
+/// The five sets as bits.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Caps {
+    bounding: u64,
+    effective: u64,
+    inheritable: u64,
+    permitted: u64,
+    ambient: u64,
+}
+
+impl Caps {
+    /// No `capabilities` means none, as in runc.
+    fn of(sets: Option<&LinuxCapabilities>) -> Result<Caps> {
+        let Some(sets) = sets else { return Ok(Caps::default()) };
+        let known = caps::runtime::thread_all_supported();
+        let bits = |set: &Option<Capabilities>| bits(set.as_ref(), &known);
+        Ok(Caps {
+            bounding: bits(sets.bounding())?,
+            effective: bits(sets.effective())?,
+            inheritable: bits(sets.inheritable())?,
+            permitted: bits(sets.permitted())?,
+            ambient: bits(sets.ambient())?,
+        })
+    }
+
+    fn drop_bounding(&self) -> Result<()> {
+        for cap in 0..64u64 {
+            if self.bounding & (1 << cap) != 0 {
+                continue;
+            }
+            match sys::prctl(libc::PR_CAPBSET_DROP, cap) {
+                // The first number the kernel does not know ends the list.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+                other => other.context("drop a capability from the bounding set")?,
+            };
+        }
+        Ok(())
+    }
+
+    fn apply(&self) -> Result<()> {
+        let set = |bits: u64| CapabilitySet::from_bits_retain(bits);
+        let sets = CapabilitySets {
+            effective: set(self.effective),
+            permitted: set(self.permitted),
+            inheritable: set(self.inheritable),
+        };
+        set_capabilities(None, sets).context("process.capabilities: capset")?;
+        rustix::thread::clear_ambient_capability_set().context("process.capabilities.ambient: clear")?;
+        for cap in (0..64u64).filter(|cap| self.ambient & (1 << cap) != 0) {
+            match sys::ambient_raise(cap) {
+                // capabilities(7): a capability that is not permitted and inheritable cannot be ambient; runc
+                // warns and goes on.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+                other => other.context("process.capabilities.ambient: raise")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A capability newer than this kernel cannot be given, and is left out as in runc.
+fn bits(set: Option<&Capabilities>, known: &HashSet<caps::Capability>) -> Result<u64> {
+    let mut bits = 0;
+    for cap in set.into_iter().flatten() {
+        let name = format!("CAP_{cap}");
+        let cap = caps::Capability::from_str(&name).with_context(|| format!("process.capabilities: {name}"))?;
+        if known.contains(&cap) {
+            bits |= 1 << cap.index();
+        }
+    }
+    Ok(bits)
+}
+
+/// Stdio that is the host's /dev/null becomes the container's (runc: reOpenDevNull).
+pub fn reopen_null() -> Result<()> {
+    let null = makedev(1, 3);
+    for fd in 0..3 {
+        let Ok(stat) = rustix::fs::fstat(sys::standard_stream(fd)) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null {
+            let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return Ok(()) };
+            sys::replace_fd(file.as_fd(), fd).context("reopen /dev/null")?;
+        }
+    }
+    Ok(())
+}
+
+/// Sysctls, through a procfs of our own: an image or a volume cannot redirect the write (CVE-2025-52881).
+pub fn write_sysctls(spec: &Spec) -> Result<()> {
+    use std::io::Write;
+    let Some(sysctls) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let proc = pathrs::procfs::ProcfsHandleBuilder::new().unmasked().build().context("open a procfs")?;
+    for (name, value) in sysctls {
+        let path = format!("sys/{}", sysctl_path(name));
+        let file = proc.open(pathrs::procfs::ProcfsBase::ProcRoot, &path, pathrs::flags::OpenFlags::O_WRONLY);
+        let mut file = file.with_context(|| format!("linux.sysctl: {name}"))?;
+        file.write_all(value.as_bytes()).with_context(|| format!("linux.sysctl: write {value:?} to {name}"))?;
+    }
+    Ok(())
+}
+
+/// sysctl(8) and runc: the first separator says which one is meant, so `net/ipv4/conf/eth0.1/x` is one interface.
+fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'.' => {
+            name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder};
+
+    use super::*;
+
+    #[test]
+    fn absent_capabilities_are_none() {
+        assert_eq!(Caps::of(None).unwrap(), Caps::default());
+    }
+
+    #[test]
+    fn each_set_is_its_own() {
+        let one = |cap| HashSet::from([cap]);
+        let sets = LinuxCapabilitiesBuilder::default()
+            .bounding(one(Capability::Chown))
+            .effective(one(Capability::Kill))
+            .permitted(one(Capability::Kill))
+            .inheritable(HashSet::new())
+            .ambient(HashSet::new())
+            .build()
+            .unwrap();
+        let caps = Caps::of(Some(&sets)).unwrap();
+        assert_eq!((caps.bounding, caps.effective, caps.permitted), (1 << 0, 1 << 5, 1 << 5));
+        assert_eq!((caps.inheritable, caps.ambient), (0, 0));
+    }
+
+    #[test]
+    fn the_first_separator_of_a_sysctl_decides() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+    }
+}

@@ -1,0 +1,72 @@
+//! A mount of type `cgroup`: the container sees its own cgroup, as runc shows it. On v2 one mount; on v1 and hybrid a
+//! tmpfs with a directory for each hierarchy.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::Mode;
+
+use super::Root;
+use super::mount::{Tree, directory_target, new_filesystem};
+use super::options::Options;
+use crate::linux::cgroup::V1Mount;
+use crate::linux::sys;
+
+pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &Options) -> Result<()> {
+    let v1 = root.cgroup.v1_mounts()?;
+    let target = directory_target(at, destination)?;
+    if v1.is_empty() {
+        return unified(root, options)?.attach(target.as_fd());
+    }
+    let data = vec!["mode=755".to_owned()];
+    let tmpfs = new_filesystem("tmpfs", None, &Options { data, ..Options::default() })?;
+    let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+    tmpfs.set_attributes(false, quiet, 0)?;
+    tmpfs.attach(target.as_fd())?;
+    let top = directory_target(at, destination)?;
+    for hierarchy in &v1 {
+        mount_hierarchy(root, top.as_fd(), hierarchy, options)
+            .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
+    }
+    if options.is_read_only() {
+        let attr = sys::MountAttr { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+        sys::mount_setattr(top.as_fd(), false, &attr).context("make the cgroup directory read-only")?;
+    }
+    Ok(())
+}
+
+fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
+    rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
+    let target = directory_target(top, Path::new(&v1.name))?;
+    let tree = if root.cgroup_namespace {
+        let data = v1.options.clone();
+        new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?
+    } else {
+        Tree::clone_of(&v1.path, false)?
+    };
+    tree.set_attributes(false, options.set, options.clear)?;
+    tree.attach(target.as_fd())?;
+    for link in &v1.links {
+        rustix::fs::symlinkat(&v1.name, top, link)?;
+    }
+    Ok(())
+}
+
+fn unified(root: &Root<'_>, options: &Options) -> Result<Tree> {
+    let own = root.cgroup.v2_path();
+    let tree = if root.cgroup_namespace || own.is_none() {
+        match new_filesystem("cgroup2", Some(Path::new("cgroup")), &Options::default()) {
+            Ok(tree) => tree,
+            // In a user namespace without a cgroup namespace of its own the mount is refused; runc binds then.
+            Err(error) => match own {
+                Some(path) => Tree::clone_of(path, true).map_err(|_| error)?,
+                None => return Err(error),
+            },
+        }
+    } else {
+        Tree::clone_of(own.unwrap_or(Path::new("/sys/fs/cgroup")), true)?
+    };
+    tree.set_attributes(false, options.set, options.clear)?;
+    Ok(tree)
+}

@@ -1,0 +1,168 @@
+//! Device nodes and the symlinks that every container has in /dev, made by descriptor (CVE-2026-41579: an image's
+//! /dev may be a symlink; here it leads nowhere but inside the root).
+
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
+use rustix::io::Errno;
+
+use super::mount::{Tree, file_target, is_bind};
+use super::{Root, Sources};
+
+struct Node {
+    path: PathBuf,
+    kind: FileType,
+    device: u64,
+    mode: Mode,
+    uid: u32,
+    gid: u32,
+}
+
+/// runc's specconv.AllowedDevices that have a path (runtime-spec config-linux.md, "Default Devices").
+const DEFAULTS: &[(&str, u32, u32)] = &[
+    ("/dev/null", 1, 3),
+    ("/dev/random", 1, 8),
+    ("/dev/full", 1, 7),
+    ("/dev/tty", 5, 0),
+    ("/dev/zero", 1, 5),
+    ("/dev/urandom", 1, 9),
+];
+
+/// A bind of the host's /dev is left as it is (runc: needsSetupDev).
+pub fn needs_setup(spec: &Spec) -> bool {
+    !spec.mounts().iter().flatten().any(|mount| is_bind(mount) && normal(mount.destination()) == Path::new("/dev"))
+}
+
+fn normal(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// The paths of all nodes to be made.
+pub fn paths(spec: &Spec) -> Vec<PathBuf> {
+    let own = spec.linux().iter().flat_map(|l| l.devices().iter().flatten()).map(|d| d.path().clone());
+    own.chain(DEFAULTS.iter().map(|(path, ..)| PathBuf::from(path))).collect()
+}
+
+fn nodes(spec: &Spec) -> Result<Vec<Node>> {
+    let own = spec.linux().iter().flat_map(|l| l.devices().iter().flatten());
+    let mut nodes = own.map(node).collect::<Result<Vec<_>>>()?;
+    for (path, major, minor) in DEFAULTS {
+        let path = PathBuf::from(path);
+        if !nodes.iter().any(|node| node.path == path) {
+            let device = makedev(*major, *minor);
+            let mode = Mode::from_raw_mode(0o666);
+            nodes.push(Node { path, kind: FileType::CharacterDevice, device, mode, uid: 0, gid: 0 });
+        }
+    }
+    Ok(nodes)
+}
+
+fn node(device: &LinuxDevice) -> Result<Node> {
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        LinuxDeviceType::A => bail!("linux.devices: {}: type a is for cgroup rules only", device.path().display()),
+    };
+    let number = |number: i64| {
+        u32::try_from(number).with_context(|| format!("linux.devices: {}: bad number", device.path().display()))
+    };
+    Ok(Node {
+        path: device.path().clone(),
+        kind,
+        device: makedev(number(device.major())?, number(device.minor())?),
+        mode: Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777),
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Result<()> {
+    for node in nodes(root.spec)? {
+        let context = || format!("device {}", node.path.display());
+        if root.user_namespace {
+            // mknod(2): nodes made in a user namespace would be useless, so the host's are bound.
+            bind(at, &node, sources.take_device(&node.path)).with_context(context)?;
+            continue;
+        }
+        match make(at, &node) {
+            Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::PERM) => {
+                bind(at, &node, None).with_context(context)?;
+            }
+            other => other.with_context(context)?,
+        }
+    }
+    Ok(())
+}
+
+fn make(at: BorrowedFd<'_>, node: &Node) -> Result<()> {
+    let (directory, name) = parent(at, &node.path)?;
+    match rustix::fs::mknodat(&directory, name, node.kind, node.mode, node.device) {
+        // One that is there already is the image's or the engine's business, as in runc.
+        Err(Errno::EXIST) => return Ok(()),
+        other => other?,
+    }
+    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+    rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+fn bind(at: BorrowedFd<'_>, node: &Node, source: Option<OwnedFd>) -> Result<()> {
+    let tree = match source {
+        Some(fd) => Tree::from_fd(fd),
+        None => Tree::clone_of(&node.path, false)?,
+    };
+    let target = file_target(at, &node.path)?;
+    tree.attach(target.as_fd())
+}
+
+/// /dev/ptmx is the devpts instance's own, never the host's.
+const LINKS: &[(&str, &str)] = &[
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+];
+
+pub fn link_defaults(at: BorrowedFd<'_>) -> Result<()> {
+    let (directory, name) = parent(at, Path::new("/dev/ptmx"))?;
+    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error).context("remove /dev/ptmx"),
+    }
+    link(directory.as_fd(), "pts/ptmx", name)?;
+    for (target, path) in LINKS {
+        let (directory, name) = parent(at, Path::new(path))?;
+        link(directory.as_fd(), target, name)?;
+    }
+    if Path::new("/proc/kcore").exists() {
+        let (directory, name) = parent(at, Path::new("/dev/core"))?;
+        link(directory.as_fd(), "/proc/kcore", name)?;
+    }
+    Ok(())
+}
+
+fn link(at: BorrowedFd<'_>, target: &str, name: &OsStr) -> Result<()> {
+    match rustix::fs::symlinkat(target, at, name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("symlink {}", name.display())),
+    }
+}
+
+fn parent<'a>(at: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("{} is not a path of a file", path.display());
+    };
+    let root = pathrs::RootRef::from_fd(at);
+    let directory = match root.resolve(parent) {
+        Ok(handle) => handle,
+        Err(_) => root.mkdir_all(parent, &Permissions::from_mode(0o755)).context("create its directory")?,
+    };
+    Ok((directory.into(), name))
+}

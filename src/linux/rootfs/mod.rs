@@ -1,0 +1,181 @@
+//! The container's root file system, by descriptor: sources are opened with the host's eyes, targets are resolved
+//! inside the root only, and no path that an image can steer is ever followed outside.
+
+mod cgroupfs;
+mod copy;
+mod devices;
+mod mount;
+pub mod options;
+mod protect;
+mod sources;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+
+pub use protect::{mask_paths, protect_paths, set_read_only};
+pub use sources::Sources;
+
+use super::cgroup::Cgroup;
+use mount::Tree;
+
+/// What the child needs to build the root.
+pub struct Root<'a> {
+    pub spec: &'a Spec,
+    pub bundle: &'a Path,
+    /// Canonical, on the host.
+    pub path: &'a Path,
+    pub cgroup: &'a Cgroup,
+    pub no_pivot: bool,
+    pub user_namespace: bool,
+    pub cgroup_namespace: bool,
+}
+
+/// The root once it is mounted, before pivot_root.
+pub struct Mounted {
+    pub root: OwnedFd,
+    /// Mount points that become read-only when everything has been put into them (`/dev`).
+    late_read_only: Vec<String>,
+}
+
+impl Root<'_> {
+    /// Mounts the root, everything in `mounts`, the devices and the default symlinks.
+    pub fn mount(&self, mut sources: Sources) -> Result<Mounted> {
+        self.set_base_propagation()?;
+        let root = self.attach_root(&mut sources)?;
+        let mut mounted = Mounted { root, late_read_only: Vec::new() };
+        for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
+            mount::perform(self, &mut mounted, mount, sources.take_bind(index))
+                .with_context(|| format!("mount {}", mount.destination().display()))?;
+        }
+        if devices::needs_setup(self.spec) {
+            devices::create(self, mounted.root.as_fd(), &mut sources)?;
+            devices::link_defaults(mounted.root.as_fd())?;
+        }
+        Ok(mounted)
+    }
+
+    /// `rootfsPropagation`, or rslave as runc: events come in from the host and none go out.
+    fn base_propagation(&self) -> Result<(bool, u64)> {
+        match self.spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_deref()) {
+            None | Some("") => Ok((true, libc::MS_SLAVE)),
+            Some(word) => options::propagation(word)
+                .with_context(|| format!("linux.rootfsPropagation: unknown value {word:?}")),
+        }
+    }
+
+    fn set_base_propagation(&self) -> Result<()> {
+        // "/" is changed recursively whatever the word says, as in runc's prepareRoot: a namespace half of whose
+        // mounts are still the host's peers would send our mounts back to it.
+        let (_, bit) = self.base_propagation()?;
+        let flags = MountPropagationFlags::from_bits_truncate(bit as u32) | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", flags).context("set the propagation of the mount namespace")?;
+        if bit == libc::MS_SHARED {
+            self.make_parent_private()?;
+        }
+        Ok(())
+    }
+
+    /// pivot_root(2) refuses a new root whose parent mount is shared, and mounting the root there would send it
+    /// to the host (runc: rootfsParentMountPrivate).
+    fn make_parent_private(&self) -> Result<()> {
+        let parent = mount::mount_point_of(self.path)?;
+        rustix::mount::mount_change(&parent, MountPropagationFlags::PRIVATE)
+            .with_context(|| format!("make {} private", parent.display()))
+    }
+
+    fn attach_root(&self, sources: &mut Sources) -> Result<OwnedFd> {
+        let tree = match sources.take_root() {
+            Some(fd) => Tree::from_fd(fd),
+            None => Tree::clone_of(self.path, true)?,
+        };
+        let (_, bit) = self.base_propagation()?;
+        tree.set_propagation(true, bit)?;
+        let target = open_directory(self.path)?;
+        tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;
+        open_directory(self.path)
+    }
+
+    /// The root becomes `/` and the host's tree goes away.
+    pub fn enter(&self, mounted: &Mounted) -> Result<()> {
+        rustix::process::fchdir(&mounted.root).context("enter the root")?;
+        if self.no_pivot {
+            return self.enter_without_pivot();
+        }
+        let old = open_directory(Path::new("/"))?;
+        // pivot_root(2), "pivot_root(".", ".")": no directory for the old root has to exist in the image.
+        rustix::process::pivot_root(".", ".").context("pivot_root")?;
+        rustix::process::fchdir(&old).context("enter the old root")?;
+        // Unmounting must not reach the host through a shared mount (runc does the same, in this order).
+        rustix::mount::mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .context("make the old root a slave")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).context("unmount the old root")?;
+        rustix::process::chdir("/").context("chdir to /")
+    }
+
+    /// `--no-pivot`, for an initramfs: the root is moved over `/`. Full procfs and sysfs mounts that stay below
+    /// would let a container without its own mount new ones (runc: msMoveRoot), so they are unmounted first.
+    fn enter_without_pivot(&self) -> Result<()> {
+        for point in mount::kernel_mounts_outside(self.path)? {
+            rustix::mount::mount_change(&point, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+                .with_context(|| format!("make {} a slave", point.display()))?;
+            if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
+                // Locked by a user namespace: cover it instead, as runc does.
+                let cover = mount::empty_tmpfs()?;
+                cover.attach(open_directory(&point)?.as_fd())?;
+            }
+        }
+        rustix::mount::mount_move(".", "/").context("move the root to /")?;
+        rustix::process::chroot(".").context("chroot")?;
+        rustix::process::chdir("/").context("chdir to /")
+    }
+
+    /// After pivot_root and the console: propagation of the new root, then what had to stay writable until now.
+    pub fn finish(&self, mounted: &Mounted) -> Result<()> {
+        let (recursive, bit) = self.base_propagation()?;
+        if bit != libc::MS_PRIVATE && bit != libc::MS_SLAVE {
+            let mut flags = MountPropagationFlags::from_bits_truncate(bit as u32);
+            flags.set(MountPropagationFlags::REC, recursive);
+            rustix::mount::mount_change("/", flags).context("set the propagation of the root")?;
+        }
+        for point in &mounted.late_read_only {
+            set_read_only(Path::new(point))?;
+        }
+        match self.spec.root() {
+            Some(root) if root.readonly().unwrap_or(false) => set_read_only(Path::new("/")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).
+pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
+    let root = open_directory(Path::new("/"))?;
+    let target = mount::file_target(root.as_fd(), Path::new("/dev/console"))?;
+    Tree::clone_of_fd(slave)?.attach(target.as_fd()).context("bind the terminal on /dev/console")
+}
+
+/// runc creates a missing cwd, as Docker's users expect.
+pub fn create_cwd(cwd: &Path) -> Result<()> {
+    let root = open_directory(Path::new("/"))?;
+    match mount::directory_target(root.as_fd(), cwd) {
+        Ok(_) => Ok(()),
+        // The chdir that follows says what is wrong, with the user's own permissions.
+        Err(_) if cwd.exists() => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("create process.cwd {}", cwd.display())),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {}", path.display()))
+}
+
+/// `/proc/self/fd/N`, for the calls that have no descriptor form.
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

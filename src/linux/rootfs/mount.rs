@@ -1,0 +1,346 @@
+//! One mount: its tree (a clone or a new file system), its attributes, and the place inside the root it goes to.
+
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::Mount;
+use pathrs::flags::OpenFlags;
+use rustix::fs::{CWD, FileType};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::options::{self, Options};
+use super::{Mounted, Root, cgroupfs, proc_path, sources};
+use crate::linux::sys::{self, MountAttr};
+
+/// A mount that is attached nowhere yet.
+pub struct Tree {
+    fd: OwnedFd,
+    /// Attributes that mount_setattr(2) could not set (before 5.12): set by mount(2) once attached.
+    late: std::cell::Cell<u64>,
+}
+
+impl Tree {
+    pub fn from_fd(fd: OwnedFd) -> Tree {
+        Tree { fd, late: std::cell::Cell::new(0) }
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub fn clone_of(path: &Path, recursive: bool) -> Result<Tree> {
+        Tree::open(CWD, path, recursive, OpenTreeFlags::empty())
+            .with_context(|| format!("open {}", path.display()))
+    }
+
+    pub fn clone_of_fd(fd: BorrowedFd<'_>) -> Result<Tree> {
+        Tree::open(fd, Path::new(""), false, OpenTreeFlags::AT_EMPTY_PATH).context("clone a mount")
+    }
+
+    pub fn clone_recursive_of_fd(fd: BorrowedFd<'_>) -> Result<Tree> {
+        Tree::open(fd, Path::new(""), true, OpenTreeFlags::AT_EMPTY_PATH).context("clone a mount")
+    }
+
+    fn open(at: BorrowedFd<'_>, path: &Path, recursive: bool, flags: OpenTreeFlags) -> Result<Tree> {
+        let mut flags = flags | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+        Ok(Tree::from_fd(open_tree(at, path, flags)?))
+    }
+
+    pub fn set_propagation(&self, recursive: bool, bit: u64) -> Result<()> {
+        let attr = MountAttr { propagation: bit, ..MountAttr::default() };
+        match sys::mount_setattr(self.fd.as_fd(), recursive, &attr) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            other => other.context("set mount propagation"),
+        }
+    }
+
+    pub fn set_attributes(&self, recursive: bool, set: u64, clear: u64) -> Result<()> {
+        if set == 0 && clear == 0 {
+            return Ok(());
+        }
+        match sys::mount_setattr(self.fd.as_fd(), recursive, &MountAttr { set, clear, ..MountAttr::default() }) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && !recursive => {
+                self.late.set(self.late.get() | set);
+                Ok(())
+            }
+            other => other.context("set mount attributes"),
+        }
+    }
+
+    pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(self.fd.as_fd(), "", target, "", flags)?;
+        match self.late.get() {
+            0 => Ok(()),
+            set => self.remount(set),
+        }
+    }
+
+    /// Kernels before 5.12. A remount replaces all flags, so those that are there are kept by hand.
+    fn remount(&self, set: u64) -> Result<()> {
+        let mut flags = MountFlags::BIND;
+        let have = rustix::fs::fstatvfs(&self.fd)?.f_flag.bits();
+        for (attr, statvfs, flag) in [
+            (sys::MOUNT_ATTR_RDONLY, libc::ST_RDONLY, MountFlags::RDONLY),
+            (sys::MOUNT_ATTR_NOSUID, libc::ST_NOSUID, MountFlags::NOSUID),
+            (sys::MOUNT_ATTR_NODEV, libc::ST_NODEV, MountFlags::NODEV),
+            (sys::MOUNT_ATTR_NOEXEC, libc::ST_NOEXEC, MountFlags::NOEXEC),
+            (sys::MOUNT_ATTR_NOATIME, libc::ST_NOATIME, MountFlags::NOATIME),
+            (sys::MOUNT_ATTR_NODIRATIME, libc::ST_NODIRATIME, MountFlags::NODIRATIME),
+        ] {
+            if set & attr != 0 || have & statvfs != 0 {
+                flags |= flag;
+            }
+        }
+        rustix::mount::mount_remount(proc_path(self.fd.as_fd()), flags, "")?;
+        Ok(())
+    }
+
+    pub fn is_directory(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+}
+
+/// A bind has no file system of its own: the option says so, or crun's and Docker's type `bind`.
+pub fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|word| word == "bind" || word == "rbind")
+}
+
+/// Makes one entry of `mounts`.
+pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
+    let mut options = options::parse(mount.options().as_deref().unwrap_or_default())?;
+    let destination = mount.destination();
+    if is_bind(mount) {
+        let tree = match source {
+            Some(fd) => Tree::from_fd(fd),
+            None => sources::open_bind(mount, root.bundle)?,
+        };
+        return bind(root, mounted, &tree, &options, destination);
+    }
+    let kind = mount.typ().as_deref().context("has neither a type nor the bind option")?;
+    if kind == "cgroup" || kind == "cgroup2" {
+        return cgroupfs::mount(root, mounted.root.as_fd(), destination, &options);
+    }
+    if kind == "proc" || kind == "sysfs" {
+        refuse_symlink(mounted.root.as_fd(), destination, kind)?;
+    }
+    if destination == Path::new("/dev") && options.is_read_only() {
+        // Devices are still to be made in it.
+        options.set &= !sys::MOUNT_ATTR_RDONLY;
+        mounted.late_read_only.push("/dev".to_owned());
+    }
+    let target = directory_target(mounted.root.as_fd(), destination)?;
+    refuse_procfs(mounted.root.as_fd(), target.as_fd(), kind)?;
+    let tree = new_filesystem(kind, mount.source().as_deref(), &options)?;
+    if options.tmpcopyup {
+        copy_up(target.as_fd(), &tree, kind)?;
+    }
+    apply(&tree, &options)?;
+    tree.attach(target.as_fd())?;
+    Ok(())
+}
+
+fn bind(
+    root: &Root<'_>,
+    mounted: &Mounted,
+    tree: &Tree,
+    options: &Options,
+    destination: &Path,
+) -> Result<()> {
+    if let Some(word) = options.data.first() {
+        bail!("option {word:?} means nothing to a bind mount");
+    }
+    let (_, base) = root.base_propagation()?;
+    tree.set_propagation(true, base)?;
+    let at = mounted.root.as_fd();
+    let target =
+        if tree.is_directory()? { directory_target(at, destination)? } else { file_target(at, destination)? };
+    refuse_procfs(at, target.as_fd(), "bind")?;
+    apply(tree, options)?;
+    tree.attach(target.as_fd())?;
+    Ok(())
+}
+
+/// Attributes and propagation, before the tree can be seen.
+fn apply(tree: &Tree, options: &Options) -> Result<()> {
+    tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
+    tree.set_attributes(false, options.set, options.clear)?;
+    for &(recursive, bit) in &options.propagation {
+        tree.set_propagation(recursive, bit)?;
+    }
+    Ok(())
+}
+
+/// A new superblock by fsopen(2): no source path is looked up, no helper is run.
+pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> Result<Tree> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+        .with_context(|| format!("file system type {kind:?}"))?;
+    if let Some(source) = source {
+        fsconfig_set_string(context.as_fd(), "source", source).context("set source")?;
+    }
+    for flag in &options.superblock {
+        fsconfig_set_flag(context.as_fd(), *flag).with_context(|| format!("option {flag}"))?;
+    }
+    // A block device's file system must not replay its journal when it is asked for read-only; the kernel's own
+    // are read-only by the mount's attribute, since their superblocks may be shared with the host.
+    if options.is_read_only() && !matches!(kind, "proc" | "sysfs" | "tmpfs" | "mqueue" | "devpts") {
+        fsconfig_set_flag(context.as_fd(), "ro").context("option ro")?;
+    }
+    for word in &options.data {
+        let set = match word.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value),
+            None => fsconfig_set_flag(context.as_fd(), word),
+        };
+        set.with_context(|| format!("option {word:?}"))?;
+    }
+    fsconfig_create(context.as_fd()).with_context(|| format!("create the {kind}"))?;
+    let fd = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .with_context(|| format!("mount the {kind}"))?;
+    Ok(Tree::from_fd(fd))
+}
+
+/// A tmpfs that holds nothing and can hold nothing.
+pub fn empty_tmpfs() -> Result<Tree> {
+    let options =
+        Options { data: vec!["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()], ..Options::default() };
+    let tree = new_filesystem("tmpfs", None, &options)?;
+    let attributes =
+        sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+    tree.set_attributes(false, attributes, 0)?;
+    Ok(tree)
+}
+
+/// runc's and crun's `tmpcopyup`: the tmpfs starts with a copy of the directory it covers.
+fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
+    if kind != "tmpfs" {
+        bail!("option tmpcopyup is for tmpfs only");
+    }
+    super::copy::tree(from, to.fd.as_fd()).context("copy up into the tmpfs")
+}
+
+/// The directory `path` inside the root, made if it is missing.
+pub fn directory_target(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let root = pathrs::RootRef::from_fd(root);
+    if let Ok(handle) = root.resolve(path) {
+        return Ok(handle.into());
+    }
+    let handle = root.mkdir_all(path, &Permissions::from_mode(0o755)).context("create the mount point")?;
+    Ok(handle.into())
+}
+
+/// The file `path` inside the root, made empty if it is missing.
+pub fn file_target(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let root = pathrs::RootRef::from_fd(root);
+    if let Ok(handle) = root.resolve(path) {
+        return Ok(handle.into());
+    }
+    if let Some(parent) = path.parent() {
+        root.mkdir_all(parent, &Permissions::from_mode(0o755)).context("create the mount point")?;
+    }
+    let flags = OpenFlags::O_CREAT | OpenFlags::O_CLOEXEC | OpenFlags::O_NOFOLLOW;
+    root.create_file(path, flags, &Permissions::from_mode(0o644)).context("create the mount point")?;
+    Ok(root.resolve(path)?.into())
+}
+
+/// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.
+fn refuse_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<()> {
+    let Ok(handle) = pathrs::RootRef::from_fd(root).resolve_nofollow(path) else {
+        return Ok(());
+    };
+    let stat = rustix::fs::fstat(&handle)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        bail!("filesystem {kind:?} must be mounted on ordinary directory");
+    }
+    Ok(())
+}
+
+/// The files of procfs that engines (lxcfs) may put something over; the list is runc's checkProcMount.
+const PROC_FILES: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// CVE-2019-16884: nothing is mounted inside or over a procfs but by the list above and a procfs itself.
+fn refuse_procfs(root: BorrowedFd<'_>, target: BorrowedFd<'_>, kind: &str) -> Result<()> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    if rustix::fs::fstatfs(target)?.f_type as i64 != PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    let root = rustix::fs::readlink(proc_path(root), Vec::new())?;
+    let target = rustix::fs::readlink(proc_path(target), Vec::new())?;
+    let inside = target.to_bytes().strip_prefix(root.to_bytes()).ok_or_else(|| anyhow!("left the root"))?;
+    let inside = String::from_utf8_lossy(inside).into_owned();
+    if inside == "/proc" && kind == "proc" || PROC_FILES.contains(&inside.as_str()) {
+        return Ok(());
+    }
+    bail!("{inside:?} cannot be mounted because it is inside /proc");
+}
+
+/// The mount point that `path` is on, of this mount namespace.
+pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
+    let points = mount_points()?;
+    let best = points.into_iter().map(|(point, _)| point).filter(|point| path.starts_with(point));
+    best.max_by_key(|point| point.components().count()).context("no mount point found for the root")
+}
+
+/// procfs and sysfs mounts of this namespace that are not inside `root`.
+pub fn kernel_mounts_outside(root: &Path) -> Result<Vec<PathBuf>> {
+    let points = mount_points()?.into_iter();
+    let kernel = points.filter(|(point, kind)| (kind == "proc" || kind == "sysfs") && !point.starts_with(root));
+    Ok(kernel.map(|(point, _)| point).collect())
+}
+
+/// Mount point and type of every line of mountinfo (proc_pid_mountinfo(5)).
+fn mount_points() -> Result<Vec<(PathBuf, String)>> {
+    let text = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let line = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let point = unescape(fields.nth(4)?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        Some((point, String::from_utf8_lossy(kind).into_owned()))
+    };
+    Ok(text.split(|byte| *byte == b'\n').filter_map(line).collect())
+}
+
+fn unescape(field: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        let code = (byte == b'\\')
+            .then(|| tail.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok()))
+            .flatten();
+        bytes.push(code.unwrap_or(byte));
+        if code.is_some() {
+            rest = &tail[3..];
+        }
+    }
+    PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+/// A missing path is not an error for masked and read-only paths.
+pub fn is_missing(error: &pathrs::error::Error) -> bool {
+    use pathrs::error::ErrorKind;
+    matches!(error.kind(), ErrorKind::OsError(Some(code))
+        if code == Errno::NOENT.raw_os_error() || code == Errno::NOTDIR.raw_os_error())
+}

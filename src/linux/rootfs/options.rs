@@ -1,0 +1,178 @@
+//! The words of a mount's `options`, as runc reads them (libcontainer/specconv/spec_linux.go), as data.
+
+use anyhow::{Result, bail};
+
+use crate::linux::sys;
+
+/// A parsed option list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `bind` (false) or `rbind` (true).
+    pub bind: Option<bool>,
+    /// MOUNT_ATTR bits for this mount alone.
+    pub set: u64,
+    pub clear: u64,
+    /// MOUNT_ATTR bits for the mount and all below it (`rro`, `rnosuid`, ...).
+    pub set_recursive: u64,
+    pub clear_recursive: u64,
+    /// Propagation changes in the order given: (recursive, MS_* bit).
+    pub propagation: Vec<(bool, u64)>,
+    /// Superblock flags by their fsconfig(2) names.
+    pub superblock: Vec<&'static str>,
+    /// What is left for the filesystem.
+    pub data: Vec<String>,
+    /// runc's and crun's extension: the mount starts with a copy of what it covers.
+    pub tmpcopyup: bool,
+}
+
+impl Options {
+    pub fn is_read_only(&self) -> bool {
+        self.set & sys::MOUNT_ATTR_RDONLY != 0
+    }
+}
+
+/// Words that set or clear an attribute of one mount; an `r` before them makes them recursive.
+const ATTRIBUTES: &[(&str, u64, u64)] = &[
+    ("ro", sys::MOUNT_ATTR_RDONLY, 0),
+    ("rw", 0, sys::MOUNT_ATTR_RDONLY),
+    ("nosuid", sys::MOUNT_ATTR_NOSUID, 0),
+    ("suid", 0, sys::MOUNT_ATTR_NOSUID),
+    ("nodev", sys::MOUNT_ATTR_NODEV, 0),
+    ("dev", 0, sys::MOUNT_ATTR_NODEV),
+    ("noexec", sys::MOUNT_ATTR_NOEXEC, 0),
+    ("exec", 0, sys::MOUNT_ATTR_NOEXEC),
+    ("nodiratime", sys::MOUNT_ATTR_NODIRATIME, 0),
+    ("diratime", 0, sys::MOUNT_ATTR_NODIRATIME),
+    // mount_setattr(2): the three atime modes are one field, which must be cleared to be set.
+    ("relatime", sys::MOUNT_ATTR_RELATIME, sys::MOUNT_ATTR_ATIME),
+    ("norelatime", 0, 0),
+    ("noatime", sys::MOUNT_ATTR_NOATIME, sys::MOUNT_ATTR_ATIME),
+    ("atime", sys::MOUNT_ATTR_RELATIME, sys::MOUNT_ATTR_ATIME),
+    ("strictatime", sys::MOUNT_ATTR_STRICTATIME, sys::MOUNT_ATTR_ATIME),
+    ("nostrictatime", sys::MOUNT_ATTR_RELATIME, sys::MOUNT_ATTR_ATIME),
+    ("nosymfollow", sys::MOUNT_ATTR_NOSYMFOLLOW, 0),
+    ("symfollow", 0, sys::MOUNT_ATTR_NOSYMFOLLOW),
+];
+
+const PROPAGATION: &[(&str, u64)] = &[
+    ("shared", libc::MS_SHARED),
+    ("slave", libc::MS_SLAVE),
+    ("private", libc::MS_PRIVATE),
+    ("unbindable", libc::MS_UNBINDABLE),
+];
+
+/// fsconfig(2) names of superblock flags; the negative words are the default and set nothing.
+const SUPERBLOCK: &[(&str, Option<&str>)] = &[
+    ("sync", Some("sync")),
+    ("async", None),
+    ("dirsync", Some("dirsync")),
+    ("mand", Some("mand")),
+    ("nomand", None),
+    ("lazytime", Some("lazytime")),
+    ("nolazytime", None),
+    ("iversion", Some("iversion")),
+    ("noiversion", None),
+    ("silent", Some("silent")),
+    ("loud", None),
+    ("defaults", None),
+];
+
+/// Reads the words in order: a later one overrides an earlier, as in mount(8).
+pub fn parse(words: &[String]) -> Result<Options> {
+    let mut options = Options::default();
+    for word in words {
+        parse_word(&mut options, word)?;
+    }
+    Ok(options)
+}
+
+fn parse_word(options: &mut Options, word: &str) -> Result<()> {
+    if let Some(&(_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == word) {
+        change(&mut options.set, &mut options.clear, set, clear);
+        return Ok(());
+    }
+    if let Some(propagation) = propagation(word) {
+        options.propagation.push(propagation);
+        return Ok(());
+    }
+    if let Some((_, flag)) = SUPERBLOCK.iter().find(|(name, _)| *name == word) {
+        options.superblock.extend(flag);
+        return Ok(());
+    }
+    if let Some(word) = word.strip_prefix('r')
+        && let Some(&(_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == word)
+    {
+        change(&mut options.set_recursive, &mut options.clear_recursive, set, clear);
+        return Ok(());
+    }
+    match word {
+        "bind" => options.bind = Some(options.bind.unwrap_or(false)),
+        "rbind" => options.bind = Some(true),
+        "tmpcopyup" => options.tmpcopyup = true,
+        "remount" => bail!("option remount is not supported"),
+        _ if word == "idmap" || word == "ridmap" => bail!("option {word} is not supported yet"),
+        _ => options.data.push(word.to_owned()),
+    }
+    Ok(())
+}
+
+/// A propagation word of a mount or of `rootfsPropagation`: (recursive, MS_* bit).
+pub fn propagation(word: &str) -> Option<(bool, u64)> {
+    let find = |word: &str| PROPAGATION.iter().find(|(name, _)| *name == word).map(|(_, bit)| *bit);
+    match find(word) {
+        Some(bit) => Some((false, bit)),
+        None => word.strip_prefix('r').and_then(find).map(|bit| (true, bit)),
+    }
+}
+
+fn change(set: &mut u64, clear: &mut u64, add: u64, remove: u64) {
+    *set = (*set & !remove) | add;
+    // What is cleared stays cleared for the kernel unless it is set again later; atime is a field, cleared first.
+    *clear = (*clear & !add) | remove;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(words: &[&str]) -> Options {
+        parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn later_words_override_earlier_ones() {
+        let options = of(&["ro", "rw"]);
+        assert_eq!((options.set, options.clear), (0, sys::MOUNT_ATTR_RDONLY));
+        let options = of(&["rw", "ro"]);
+        assert_eq!((options.set, options.clear), (sys::MOUNT_ATTR_RDONLY, 0));
+        let options = of(&["noatime", "strictatime"]);
+        assert_eq!((options.set, options.clear), (sys::MOUNT_ATTR_STRICTATIME, sys::MOUNT_ATTR_ATIME));
+    }
+
+    #[test]
+    fn r_makes_a_word_recursive_but_rw_and_relatime_are_words_of_their_own() {
+        let options = of(&["rro", "rnosuid", "rw", "relatime"]);
+        assert_eq!(options.set_recursive, sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID);
+        assert_eq!(options.clear, sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_ATIME);
+    }
+
+    #[test]
+    fn propagation_words_keep_their_order() {
+        assert_eq!(of(&["rslave", "shared"]).propagation, [(true, libc::MS_SLAVE), (false, libc::MS_SHARED)]);
+    }
+
+    #[test]
+    fn the_rest_is_the_filesystems() {
+        let options = of(&["nosuid", "mode=755", "size=64k", "sync", "tmpcopyup"]);
+        assert_eq!(options.data, ["mode=755", "size=64k"]);
+        assert_eq!(options.superblock, ["sync"]);
+        assert!(options.tmpcopyup);
+    }
+
+    #[test]
+    fn rbind_wins_over_bind_in_either_order() {
+        assert_eq!(of(&["bind", "rbind"]).bind, Some(true));
+        assert_eq!(of(&["rbind", "bind"]).bind, Some(true));
+        assert_eq!(of(&["ro"]).bind, None);
+    }
+}

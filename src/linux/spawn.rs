@@ -1,0 +1,155 @@
+//! The clone: one process in its cgroup and namespaces, an intermediate one only where the kernel demands it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+
+use super::cgroup::Joiner;
+use super::namespaces::{self, CLONE_NEWTIME, Plan};
+use super::sync::{Channel, Tag};
+use super::{foreground, sys};
+use crate::seam::Process;
+
+/// The process as its parent holds it.
+pub struct Spawned {
+    pub process: Process,
+    pub pidfd: OwnedFd,
+    pub channel: Channel,
+}
+
+pub enum Side {
+    Parent(Spawned),
+    /// In the cgroup, in the new namespaces that the clone makes; nothing else has happened yet.
+    Child(Channel),
+}
+
+/// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
+pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
+    // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    let (ours, theirs) = Channel::pair()?;
+    let intermediate = plan.needs_intermediate();
+    let flags = if intermediate { 0 } else { plan.clone_flags() };
+    match sys::clone3(flags, joiner.into_cgroup(), false).context("clone the container's first process")? {
+        sys::Cloned::Child => {
+            drop(ours);
+            foreground::reset_signals_in_child();
+            let entered = joiner.enter().context("join the cgroup");
+            match entered.and_then(|()| if intermediate { cross(plan, &theirs) } else { Ok(()) }) {
+                Ok(()) => Ok(Side::Child(theirs)),
+                Err(error) => {
+                    theirs.send_error(&error);
+                    sys::exit_now(1)
+                }
+            }
+        }
+        sys::Cloned::Parent { pid, pidfd } => {
+            drop(theirs);
+            let (pid, pidfd) = if intermediate { follow(pid, &ours)? } else { (pid, pidfd) };
+            let process = Process { pid, start_time: start_time(pid)? };
+            Ok(Side::Parent(Spawned { process, pidfd, channel: ours }))
+        }
+    }
+}
+
+/// In the intermediate process: join, make the real one as our sibling, say who it is, and go.
+fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
+    plan.join()?;
+    match sys::clone3(plan.clone_flags(), None, true).context("clone the container's first process")? {
+        sys::Cloned::Child => Ok(()),
+        sys::Cloned::Parent { pid, .. } => {
+            let sent = channel.send(Tag::Pid, &pid.to_ne_bytes(), None);
+            sys::exit_now(i32::from(sent.is_err()))
+        }
+    }
+}
+
+
+fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
+    let told = channel.expect(Tag::Pid);
+    if let Some(pid) = Pid::from_raw(intermediate) {
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    }
+    let body = told?.body;
+    let pid = i32::from_ne_bytes(body.as_slice().try_into().context("bad pid from the intermediate process")?);
+    // Our own child since CLONE_PARENT, so the pid cannot be recycled before we wait for it.
+    let pidfd = pidfd_open(Pid::from_raw(pid).context("bad pid")?, PidfdFlags::empty()).context("pidfd_open")?;
+    Ok((pid, pidfd))
+}
+
+/// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone
+/// could not.
+pub fn settle(plan: &Plan, channel: &Channel) -> Result<()> {
+    if plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER) {
+        become_namespace_root()?;
+    }
+    if !plan.needs_intermediate() {
+        plan.join()?;
+    }
+    if plan.makes(CLONE_NEWTIME) {
+        sys::unshare(CLONE_NEWTIME).context("make the time namespace")?;
+        channel.send(Tag::TimeOffsets, &[], None)?;
+        channel.expect(Tag::Go)?;
+        namespaces::enter_own_time_namespace()?;
+    }
+    if plan.makes(libc::CLONE_NEWCGROUP) {
+        // Rooted at the cgroup joined above; made by the clone it would be rooted at the caller's
+        // (cgroup_namespaces(7), and seen here even with CLONE_INTO_CGROUP).
+        sys::unshare(libc::CLONE_NEWCGROUP).context("make the cgroup namespace")?;
+    }
+    if plan.makes(libc::CLONE_NEWNET) {
+        namespaces::loopback_up()?;
+    }
+    Ok(())
+}
+
+/// Files are opened and namespaces configured as the namespace's root, not as the overflow id.
+pub fn become_namespace_root() -> Result<()> {
+    sys::set_gid(0).context("become gid 0 of the user namespace")?;
+    sys::set_uid(0).context("become uid 0 of the user namespace")?;
+    // The ids changed, which makes the process dumpable again by /proc/sys/fs/suid_dumpable.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    Ok(())
+}
+
+/// Kills a process that must not go on, and waits for it if it is our child.
+pub fn kill_and_reap(spawned: &Spawned) {
+    let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
+    let _ = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// Field 22 of `/proc/PID/stat`: with it a pid names one process for ever (proc_pid_stat(5)).
+pub fn start_time(pid: i32) -> Result<u64> {
+    stat(pid)?.map(|(_, time)| time).with_context(|| format!("process {pid} is gone"))
+}
+
+/// State letter and start time; `None` when there is no such process.
+pub fn stat(pid: i32) -> Result<Option<(char, u64)>> {
+    let path = format!("/proc/{pid}/stat");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {path}")),
+    };
+    // The command name is in parentheses and may hold anything, parentheses too.
+    let Some((_, rest)) = text.rsplit_once(')') else { bail!("{path}: no command name") };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().and_then(|f| f.chars().next()).with_context(|| format!("{path}: no state"))?;
+    let time = fields.nth(18).and_then(|f| f.parse().ok()).with_context(|| format!("{path}: no start time"))?;
+    Ok(Some((state, time)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_pid_and_start_time() {
+        let pid = std::process::id() as i32;
+        assert_eq!(stat(pid).unwrap().unwrap().1, start_time(pid).unwrap());
+        assert!(start_time(pid).unwrap() > 0);
+        assert_eq!(stat(i32::MAX).unwrap(), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! The socket between the parent and the process it makes: small tagged packets, some with a descriptor.
+//! Either side learns of the other's death by end of file; nothing here waits on anything else.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// Larger than any message: error texts are cut to fit, `Prepared::note` is refused above it.
+const PACKET: usize = 16 * 1024;
+
+/// What is said. The comment names who says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tag {
+    /// Parent: id maps, limits and the like are in place.
+    Go = b'G',
+    /// Intermediate: the pid of the process it made (4 bytes, native order).
+    Pid = b'P',
+    /// Child: it has unshared its time namespace; parent answers `Go` when the offsets are written.
+    TimeOffsets = b'T',
+    /// Child: mounts are made, prestart and createRuntime hooks are due; parent answers `Go`.
+    Hooks = b'H',
+    /// Child: argv[0] was found to be wasm (with the file's descriptor); parent answers `Found`.
+    Look = b'L',
+    /// Parent: the artifact's descriptor and the executor's note.
+    Found = b'F',
+    /// Child: the seccomp notify descriptor; parent answers `Go`.
+    SeccompListener = b'S',
+    /// Child: ready for `start`; parent answers `Go` once state.json says `created`.
+    Ready = b'R',
+    /// Either: the error, as text, and the end of the talk.
+    Error = b'E',
+}
+
+impl Tag {
+    fn from_byte(byte: u8) -> Option<Tag> {
+        const ALL: [Tag; 9] = [
+            Tag::Go,
+            Tag::Pid,
+            Tag::TimeOffsets,
+            Tag::Hooks,
+            Tag::Look,
+            Tag::Found,
+            Tag::SeccompListener,
+            Tag::Ready,
+            Tag::Error,
+        ];
+        ALL.into_iter().find(|tag| *tag as u8 == byte)
+    }
+}
+
+/// One received packet.
+#[derive(Debug)]
+pub struct Message {
+    pub tag: Tag,
+    pub body: Vec<u8>,
+    pub fd: Option<OwnedFd>,
+}
+
+/// One end of the talk.
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    pub fn pair() -> Result<(Channel, Channel)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .context("make the socket to the container's first process")?;
+        Ok((Channel(ours), Channel(theirs)))
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    pub fn send(&self, tag: Tag, body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        if body.len() >= PACKET {
+            bail!("message of {} bytes is too long", body.len());
+        }
+        let tag = [tag as u8];
+        let parts = [IoSlice::new(&tag), IoSlice::new(body)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.map(|fd| [fd]);
+        if let Some(fds) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).context("write to the sync socket")?;
+        Ok(())
+    }
+
+    /// The error's whole chain in one line, cut to the packet. A peer that is gone needs no telling.
+    pub fn send_error(&self, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        let end = (0..=text.len().min(PACKET - 1)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let _ = self.send(Tag::Error, text[..end].as_bytes(), None);
+    }
+
+    /// `None` at end of file.
+    pub fn receive(&self) -> Result<Option<Message>> {
+        let mut bytes = vec![0; PACKET];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other.context("read from the sync socket")?,
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            bail!("message on the sync socket was cut off");
+        }
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let tag = Tag::from_byte(bytes[0]).ok_or_else(|| anyhow!("unknown message {:#x}", bytes[0]))?;
+        bytes.truncate(received.bytes);
+        bytes.remove(0);
+        Ok(Some(Message { tag, body: bytes, fd }))
+    }
+
+    /// The answer that must come next. The peer's own error, or its death, is our error.
+    pub fn expect(&self, tag: Tag) -> Result<Message> {
+        match self.receive()? {
+            Some(message) if message.tag == tag => Ok(message),
+            Some(Message { tag: Tag::Error, body, .. }) => {
+                bail!("{}", String::from_utf8_lossy(&body))
+            }
+            Some(message) => bail!("unexpected message {:?} while waiting for {tag:?}", message.tag),
+            None => bail!("the other side went away while waiting for {tag:?}"),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_carries_its_descriptor() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        a.send(Tag::Look, b"note", Some(write.as_fd())).unwrap();
+        drop(write);
+        let message = b.expect(Tag::Look).unwrap();
+        assert_eq!(message.body, b"note");
+        rustix::io::write(message.fd.unwrap(), b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(read, &mut byte).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_error_reaches_the_other_side_as_one_line_and_is_cut_to_fit() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send_error(&anyhow!("no such thing").context("do it"));
+        assert_eq!(b.expect(Tag::Go).unwrap_err().to_string(), "do it: no such thing");
+        a.send_error(&anyhow!("é".repeat(PACKET)));
+        let text = b.expect(Tag::Go).unwrap_err().to_string();
+        assert!(text.len() < PACKET && text.chars().all(|c| c == 'é'));
+    }
+
+    #[test]
+    fn death_of_the_peer_is_an_error_for_who_waits() {
+        let (a, b) = Channel::pair().unwrap();
+        drop(a);
+        assert!(b.expect(Tag::Go).unwrap_err().to_string().contains("went away"));
+    }
+}
