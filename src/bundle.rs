@@ -1,1 +1,127 @@
-//! (being written)
+//! From `config.json` to a Spec that the rest of runw may trust. What we do not accept is refused here, by name
+//! and before any side effect; a field that nobody honours is never dropped in silence. Touches nothing but the
+//! files it reads.
+
+mod checks;
+mod lenient;
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+
+/// Real configurations are 10 to 100 KB (Kubernetes with hundreds of mounts and a seccomp profile: below 1 MB).
+/// Parsed JSON takes some ten times its size, in a process that often has to fit a small cgroup.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// A bundle directory that was found fit to run.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Absolute and without symlinks.
+    pub dir: PathBuf,
+    pub spec: Spec,
+    /// Absolute and without symlinks.
+    pub rootfs: PathBuf,
+    /// The bytes of config.json as read, once.
+    pub config: Vec<u8>,
+    /// What was dropped and should be said (unknown capabilities).
+    pub warnings: Vec<String>,
+}
+
+impl Bundle {
+    /// `config` is crun's `--config`, relative to the current directory.
+    pub fn load(dir: &Path, config: Option<&Path>) -> Result<Bundle> {
+        let dir = dir.canonicalize().with_context(|| format!("bundle {}", dir.display()))?;
+        ensure!(dir.is_dir(), "bundle {}: not a directory", dir.display());
+        let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
+        let bytes = read_json(&path)?;
+        let name = path.file_name().unwrap_or_default().display().to_string();
+        let (spec, warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
+        checks::spec(&spec).context(name)?;
+        let rootfs = rootfs(&dir, &spec)?;
+        Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
+    }
+}
+
+/// The file of `exec --process`: the same rules as for config.json's `process`.
+pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
+    let (process, warnings) = parse(bytes)?;
+    checks::process(&process)?;
+    Ok((process, warnings))
+}
+
+/// Reads a whole JSON file, and only a regular file of sensible size: a FIFO in a bundle would block us for
+/// ever, hence O_NONBLOCK and the look at the type.
+pub fn read_json(path: &Path) -> Result<Vec<u8>> {
+    let opened = OpenOptions::new().read(true).custom_flags(nonblocking()).open(path);
+    let file = match opened {
+        // runc's words.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("JSON specification file {} not found", path.display())
+        }
+        file => file.with_context(|| format!("cannot open {}", path.display()))?,
+    };
+    read_file(&file).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn nonblocking() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits() as i32
+}
+
+fn read_file(file: &File) -> Result<Vec<u8>> {
+    let meta = file.metadata()?;
+    ensure!(meta.is_file(), "not a regular file");
+    ensure!(
+        meta.len() <= MAX_CONFIG,
+        "{} bytes are more than the {} MiB that are read",
+        meta.len(),
+        MAX_CONFIG >> 20
+    );
+    let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
+    // Again by count: the file may grow meanwhile.
+    file.take(MAX_CONFIG + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= MAX_CONFIG, "more than the {} MiB that are read", MAX_CONFIG >> 20);
+    Ok(bytes)
+}
+
+/// Parses once; only what fails is looked at again with the values taken out that runc merely warns about.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
+    let first = match strict(bytes) {
+        Ok(value) => return Ok((value, Vec::new())),
+        Err(error) => error,
+    };
+    match lenient::without_unknown(bytes) {
+        Some((value, warnings)) => Ok((strict(&value)?, warnings)),
+        None => Err(first),
+    }
+}
+
+/// Errors name the field: `process.args[1]: invalid type: integer ...`.
+fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = anyhow::Error::new(error.into_inner());
+        // `.` is serde_path_to_error's name for the document itself.
+        if path == "." { inner } else { inner.context(path) }
+    })?;
+    json.end()?;
+    Ok(value)
+}
+
+fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {
+    let root = spec.root().as_ref().context("root is required")?;
+    let path = dir.join(root.path());
+    let context = || format!("root.path {}", path.display());
+    let rootfs = path.canonicalize().with_context(context)?;
+    ensure!(rootfs.is_dir(), "root.path {}: not a directory", path.display());
+    Ok(rootfs)
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! `runw kill`: sends a signal to a container's init process.
+
+use anyhow::{Result, bail};
+
+use super::Globals;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Send the signal to every process of the container; a stopped container is then no error
+    #[arg(short, long)]
+    pub all: bool,
+    /// CONTAINER-ID is a regular expression: signal every container it matches
+    #[arg(short, long)]
+    pub regex: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Name (KILL, SIGKILL, RTMIN+1) or number
+    #[arg(default_value = "SIGTERM", value_parser = parse_signal)]
+    pub signal: i32,
+}
+
+pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
+    bail!("not built yet")
+}
+
+/// Linux's numbers on every architecture we build for (signal(7): x86, arm and most others).
+#[rustfmt::skip]
+const SIGNALS: &[(&str, i32)] = &[
+    ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("IOT", 6), ("BUS", 7), ("FPE", 8),
+    ("KILL", 9), ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15),
+    ("STKFLT", 16), ("CHLD", 17), ("CLD", 17), ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22),
+    ("URG", 23), ("XCPU", 24), ("XFSZ", 25), ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("POLL", 29),
+    ("PWR", 30), ("SYS", 31), ("UNUSED", 31),
+];
+
+/// RTMIN as programs see it: glibc and Go keep 32 and 33 for themselves.
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
+
+/// A signal as runc reads it: a number, or a name in any case with or without `SIG`. 0 only asks whether the
+/// process is there (kill(2)).
+pub fn parse_signal(text: &str) -> Result<i32> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i32>().ok() };
+    let number = if let Ok(number) = text.parse::<i32>() {
+        Some(number).filter(|number| (0..=RTMAX).contains(number))
+    } else if let Some(rest) = name.strip_prefix("RTMIN") {
+        offset(rest).map(|n| RTMIN + n).filter(|n| (RTMIN..=RTMAX).contains(n))
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        offset(rest).map(|n| RTMAX + n).filter(|n| (RTMIN..=RTMAX).contains(n))
+    } else {
+        SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    };
+    match number {
+        Some(number) => Ok(number),
+        None => bail!("unknown signal {text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        for (text, want) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("term", 15),
+            ("0", 0),
+            ("64", 64),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("rtmax", 64),
+            ("WINCH", 28),
+        ] {
+            assert_eq!(parse_signal(text).unwrap(), want, "{text}");
+        }
+        for text in ["", "65", "-1", "FOO", "SIG", "RTMIN+99", "RTMIN-1", "RTMAX+1", "9x"] {
+            assert_eq!(parse_signal(text).unwrap_err().to_string(), format!("unknown signal {text:?}"));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `runw spec`: writes runc's starter config.json.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use super::Globals;
+
+/// As `runc spec` 1.1 writes them, byte for byte: people, scripts and test suites edit this very text.
+const ROOTFUL: &str = include_str!("spec/config.json");
+const ROOTLESS: &str = include_str!("spec/rootless.json");
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Path to the root of the bundle directory
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Destination file
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Generate a configuration for a rootless container
+    #[arg(long)]
+    pub rootless: bool,
+}
+
+pub fn run(args: Args, _globals: &Globals) -> Result<u8> {
+    let file = args.file.unwrap_or_else(|| "config.json".into());
+    let path = args.bundle.unwrap_or_default().join(&file);
+    let text = if args.rootless { rootless() } else { ROOTFUL.to_owned() };
+    let mut out = match std::fs::File::create_new(&path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("File {} exists. Remove it first", file.display())
+        }
+        out => out.with_context(|| format!("cannot create {}", path.display()))?,
+    };
+    out.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(0)
+}
+
+/// The caller's own ids become root's.
+fn rootless() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    ROOTLESS.replacen("\"hostID\": 0", &format!("\"hostID\": {uid}"), 1).replacen(
+        "\"hostID\": 0",
+        &format!("\"hostID\": {gid}"),
+        1,
+    )
+}

@@ -1,0 +1,21 @@
+//! `runw state`: what is known of one container, in runc's JSON.
+
+use anyhow::Result;
+
+use super::Globals;
+use crate::linux::lifecycle;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    let entry = globals.root.load(&args.id)?;
+    let document = entry.record.document(lifecycle::status(&entry)?);
+    // No newline at the end, as runc.
+    super::print(&serde_json::to_string_pretty(&document)?)?;
+    Ok(0)
+}
