@@ -1,9 +1,24 @@
-//! What a container is doing now, judged from its record and the kernel; nothing is changed here.
+//! A container after it was made: what it is doing now, how it is started, signalled and ended. Everything is judged
+//! from its record and the kernel, through pidfds, so a recycled pid is never mistaken for it.
 
-use anyhow::Result;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::cgroup::Cgroup;
+use super::{create, sys};
 use crate::seam::{Process, Status};
 use crate::state::{Entry, START_SOCKET};
+
+/// How long a killed container may take to be gone (runc: 10 s).
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn status(entry: &Entry) -> Result<Status> {
     let Some(init) = entry.record.init else {
@@ -16,10 +31,89 @@ pub fn status(entry: &Entry) -> Result<Status> {
     if !entry.record.created_done {
         return Ok(Status::Creating);
     }
+    if cgroup(entry)?.is_some_and(|cgroup| cgroup.is_frozen()) {
+        return Ok(Status::Paused);
+    }
     if entry.dir.join(START_SOCKET).exists() {
         return Ok(Status::Created);
     }
     Ok(Status::Running)
+}
+
+/// The container's cgroup as `create` planned it; none when create was killed before it did.
+pub fn cgroup(entry: &Entry) -> Result<Option<Cgroup>> {
+    if entry.record.cgroup.is_null() {
+        return Ok(None);
+    }
+    serde_json::from_value(entry.record.cgroup.clone()).context("the cgroup in state.json cannot be understood")
+}
+
+/// Lets init go on, and waits until it has become its workload. Init closes its end when it has, so an error text
+/// is the only thing that can be read; of two starts one finds no socket.
+pub fn start(socket: &Path) -> Result<()> {
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (address, _directory) = create::start_address(socket)?;
+    match rustix::net::connect(&stream, &address) {
+        Err(Errno::NOENT | Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
+        other => other.context("connect to container init")?,
+    }
+    std::fs::remove_file(socket).with_context(|| format!("remove {}", socket.display()))?;
+    let mut text = Vec::new();
+    std::fs::File::from(stream).read_to_end(&mut text).context("wait for container init")?;
+    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text)) }
+}
+
+/// A handle on this very process; `None` when it is gone.
+pub fn open(process: Process) -> Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(None),
+        other => other.context("pidfd_open")?,
+    };
+    // After the open: the handle is to whoever has the pid now, and the start time says whether that is ours.
+    Ok(alive(process).then_some(pidfd))
+}
+
+/// Sends any signal of 0..=64. False when the process is gone.
+pub fn signal(process: Process, signal: i32) -> Result<bool> {
+    let Some(pidfd) = open(process)? else { return Ok(false) };
+    match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        other => other.map(|()| true).with_context(|| format!("send signal {signal} to process {}", process.pid)),
+    }
+}
+
+/// SIGKILL to all of a container, thawed if it is frozen (on v1 a frozen process does not even die), and the wait
+/// for its end.
+pub fn kill_all(init: Option<Process>, cgroup: Option<&Cgroup>) -> Result<()> {
+    let pidfd = init.map(open).transpose()?.flatten();
+    if let Some(pidfd) = &pidfd {
+        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+    if let Some(cgroup) = cgroup {
+        cgroup.signal_all(libc::SIGKILL)?;
+        if cgroup.is_frozen() {
+            cgroup.set_frozen(false)?;
+        }
+    }
+    let Some(pidfd) = pidfd else { return Ok(()) };
+    if !wait_gone(&pidfd)? {
+        bail!("container init still running");
+    }
+    Ok(())
+}
+
+fn wait_gone(pidfd: &OwnedFd) -> Result<bool> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for the container's end"),
+        }
+    }
 }
 
 /// Whether this very process runs: the same pid with another start time is another process, and a zombie is

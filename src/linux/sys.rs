@@ -239,3 +239,56 @@ pub fn replace_fd(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: only standard streams are replaced, which no OwnedFd holds.
     check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) })
 }
+
+/// Whether the number names no open descriptor.
+pub fn is_closed(fd: i32) -> bool {
+    // SAFETY: F_GETFD takes any number and touches no memory.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) < 0 }
+}
+
+/// close_range(2) with CLOSE_RANGE_CLOEXEC (5.11), one fcntl(2) each where it is missing.
+pub fn close_on_exec_from(first: i32) -> io::Result<()> {
+    // SAFETY: changes flags of descriptors only.
+    let result = check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    });
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)) => {
+            for fd in first..1024 {
+                // SAFETY: F_SETFD takes any number and touches no memory.
+                unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// pidfd_getfd(2): our own descriptor for number `fd` of another process.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+    check(result)?;
+    // SAFETY: success is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+/// pidfd_send_signal(2) with any number, 0 and real-time signals included.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: integers and a null siginfo, which means "as kill(2) would".
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })
+}
+
+/// Takes a variable out of our environment.
+pub fn forget_env(name: &str) {
+    // SAFETY: one thread, an invariant of runw until the workload runs, so nobody reads the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
+}

@@ -2,7 +2,7 @@
 //! user namespace, device nodes, each as a detached tree. Without privilege the child opens them itself.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -45,6 +45,11 @@ impl Sources {
             }
         }
         Ok(sources)
+    }
+
+    /// All of them, for the child that closes everything else.
+    pub fn fds(&self) -> Vec<RawFd> {
+        self.root.iter().chain(self.binds.values()).chain(self.devices.values()).map(AsRawFd::as_raw_fd).collect()
     }
 
     pub fn take_root(&mut self) -> Option<OwnedFd> {

@@ -1,0 +1,213 @@
+//! The parent's story of `create`: what is opened and decided before the clone, what the child asks for, and the
+//! undoing of everything when any of it fails.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::cgroup::Cgroup;
+use super::fds::Preserved;
+use super::init::{self, Inherited};
+use super::namespaces::{self, Plan};
+use super::rootfs::Sources;
+use super::spawn::{self, Side, Spawned};
+use super::sync::Tag;
+use super::{hooks, process, seccomp, sys, terminal};
+use crate::seam::{self, Status, Workload};
+
+/// A container to be made; everything in it has been validated.
+pub struct Create<'a> {
+    pub id: &'a str,
+    pub spec: &'a Spec,
+    pub process: &'a Process,
+    pub bundle: &'a Path,
+    /// Canonical.
+    pub rootfs: &'a Path,
+    /// Where the start socket is made.
+    pub start_socket: &'a Path,
+    pub cgroup: &'a Cgroup,
+    pub preserved: Preserved,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// The runtime-spec State document for hooks.
+    pub hook_state: &'a dyn Fn(Status, Option<i32>) -> Vec<u8>,
+}
+
+/// What must be written down, and when.
+pub trait Journal {
+    /// The process exists: from now on a killed `create` can be cleaned up by its pid.
+    fn cloned(&mut self, process: seam::Process) -> Result<()>;
+    /// The container is created. The child waits for this to return before it can be started.
+    fn ready(&mut self) -> Result<()>;
+}
+
+/// A created container's init.
+pub struct Init {
+    pub process: seam::Process,
+    pub pidfd: OwnedFd,
+}
+
+/// Makes the container. `console` is where the terminal's master goes. On failure nothing of it is left but what
+/// `journal` wrote.
+pub fn create(
+    create: &Create<'_>,
+    console: Option<OwnedFd>,
+    workload: &mut dyn Workload,
+    journal: &mut dyn Journal,
+) -> Result<Init> {
+    let linux = create.spec.linux().as_ref();
+    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::compile).transpose()?;
+    let plan = Plan::of(linux)?;
+    let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
+    let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
+    let listener = listen(create.start_socket)?;
+
+    create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
+    let spawned = create.cgroup.joiner(None).and_then(|joiner| spawn::spawn(&plan, &joiner));
+    let spawned = match spawned {
+        Ok(Side::Child(channel)) => {
+            let inherited = Inherited { plan, sources, filter, listener, console };
+            init::run(create, inherited, channel, workload)
+        }
+        Ok(Side::Parent(spawned)) => spawned,
+        Err(error) => {
+            undo(create, None);
+            return Err(error);
+        }
+    };
+    drop((sources, listener, console));
+    match attend(create, &plan, &spawned, workload, journal) {
+        Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
+        Err(error) => {
+            let error = explain(create, error);
+            undo(create, Some(&spawned));
+            Err(error)
+        }
+    }
+}
+
+/// Does for the child what only the parent can, until it is ready.
+fn attend(
+    create: &Create<'_>,
+    plan: &Plan,
+    spawned: &Spawned,
+    workload: &mut dyn Workload,
+    journal: &mut dyn Journal,
+) -> Result<()> {
+    let pid = spawned.process.pid;
+    journal.cloned(spawned.process)?;
+    if plan.makes(libc::CLONE_NEWUSER) {
+        namespaces::write_id_maps(pid, create.spec.linux().as_ref().context("linux is missing")?)?;
+    }
+    process::set_oom_score_adj(pid, create.process)?;
+    process::set_rlimits(pid, create.process)?;
+    spawned.channel.send(Tag::Go, &[], None)?;
+    loop {
+        let Some(message) = spawned.channel.receive()? else { bail!("container init ended before it was ready") };
+        match message.tag {
+            Tag::TimeOffsets => {
+                let linux = create.spec.linux().as_ref();
+                if let Some(offsets) = linux.and_then(|l| l.time_offsets().as_ref()) {
+                    namespaces::write_time_offsets(pid, offsets).context("linux.timeOffsets")?;
+                }
+            }
+            Tag::Hooks => host_hooks(create, pid)?,
+            Tag::Look => {
+                let prepared = workload.prepare_found(message.fd.context("no file came with the question")?)?;
+                spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
+                continue;
+            }
+            Tag::SeccompListener => {
+                let seccomp = create.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+                let state = (create.hook_state)(Status::Creating, Some(pid));
+                send_listener(seccomp, &state, spawned, &message.body)?;
+            }
+            Tag::Ready => {
+                journal.ready()?;
+                return spawned.channel.send(Tag::Go, &[], None);
+            }
+            Tag::Error => bail!("{}", String::from_utf8_lossy(&message.body)),
+            tag => bail!("unexpected message {tag:?} from container init"),
+        }
+        spawned.channel.send(Tag::Go, &[], None)?;
+    }
+}
+
+/// prestart and createRuntime: in the runtime's namespaces, after the container's exist, before pivot_root.
+fn host_hooks(create: &Create<'_>, pid: i32) -> Result<()> {
+    let Some(all) = create.spec.hooks() else { return Ok(()) };
+    let state = (create.hook_state)(Status::Creating, Some(pid));
+    #[expect(deprecated, reason = "prestart is deprecated in the runtime-spec, and still what Docker uses")]
+    let prestart = all.prestart().as_ref();
+    hooks::run("prestart", prestart, &state, Some(create.bundle))?;
+    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, Some(create.bundle))
+}
+
+/// `linux.seccomp.listenerPath`: the agent gets the descriptor and the container process state (config-linux.md).
+pub fn send_listener(
+    seccomp: Option<&LinuxSeccomp>,
+    state: &[u8],
+    spawned: &Spawned,
+    number: &[u8],
+) -> Result<()> {
+    let number = i32::from_ne_bytes(number.try_into().context("bad descriptor number")?);
+    let listener = sys::pidfd_getfd(spawned.pidfd.as_fd(), number).context("take the seccomp listener")?;
+    let seccomp = seccomp.context("linux.seccomp is missing")?;
+    let path = seccomp.listener_path().as_deref().context("linux.seccomp.listenerPath is missing")?;
+    let state: serde_json::Value = serde_json::from_slice(state)?;
+    let document = serde_json::json!({
+        "ociVersion": state["ociVersion"],
+        "fds": ["seccompFd"],
+        "pid": spawned.process.pid,
+        "metadata": seccomp.listener_metadata().as_deref().unwrap_or_default(),
+        "state": state,
+    });
+    let context = || format!("linux.seccomp.listenerPath: {}", path.display());
+    let socket = terminal::connect(path).with_context(context)?;
+    terminal::send_master(socket.as_fd(), listener.as_fd(), &document.to_string()).with_context(context)
+}
+
+/// The socket `start` connects to. It lives in the child; its path is long, so it is bound through a handle.
+fn listen(path: &Path) -> Result<OwnedFd> {
+    let context = || format!("make the start socket {}", path.display());
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .with_context(context)?;
+    let address = start_address(path)?;
+    rustix::net::bind(&socket, &address.0).with_context(context)?;
+    rustix::net::listen(&socket, 1).with_context(context)?;
+    Ok(socket)
+}
+
+/// unix(7): an address holds 108 bytes. The directory's handle must live until the address has been used.
+pub fn start_address(path: &Path) -> Result<(SocketAddrUnix, OwnedFd)> {
+    use rustix::fs::{Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let directory = path.parent().context("the start socket needs a directory")?;
+    let name = path.file_name().context("the start socket needs a name")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(directory, flags, Mode::empty())
+        .with_context(|| format!("open {}", directory.display()))?;
+    let short = format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), name.display());
+    Ok((SocketAddrUnix::new(short.as_str())?, handle))
+}
+
+/// A child that was killed has no words of its own.
+fn explain(create: &Create<'_>, error: anyhow::Error) -> anyhow::Error {
+    if create.cgroup.was_oom_killed() {
+        return error.context("container init was OOM-killed (memory limit too low?)");
+    }
+    error
+}
+
+/// Nothing that was made stays. What cannot be removed is removed by `delete --force`, which finds it in the
+/// state directory; the error that led here is the one to be told.
+fn undo(create: &Create<'_>, spawned: Option<&Spawned>) {
+    if let Some(spawned) = spawned {
+        spawn::kill_and_reap(spawned);
+    }
+    let _ = create.cgroup.signal_all(libc::SIGKILL);
+    let _ = create.cgroup.remove();
+}

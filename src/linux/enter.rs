@@ -1,0 +1,146 @@
+//! What init and an exec'd process share in the child, from the terminal to the moment the workload runs. The order
+//! is runc's (standard_init_linux.go, setns_init_linux.go) and each step says why it stands where it does.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::Process;
+use rustix::fs::{Mode, OFlags};
+
+use super::seccomp::Filter;
+use super::sync::{Channel, Tag};
+use super::{fds, guest_tree, labels, pid1, process, sys, terminal};
+use crate::seam::{Granted, Prepared, Workload};
+
+/// Handles on this process's own procfs directory, taken while the host's procfs can be seen: the container may
+/// have none, or one that an image or a volume has a hand in.
+pub struct Proc {
+    dir: OwnedFd,
+    fd: OwnedFd,
+    area: pid1::Area,
+}
+
+impl Proc {
+    pub fn open() -> Result<Proc> {
+        let open = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {path}"))
+        };
+        let dir = open("/proc/self")?;
+        let area = pid1::Area::remember(dir.as_fd())?;
+        Ok(Proc { dir, fd: open("/proc/self/fd")?, area })
+    }
+}
+
+/// One process about to become its workload.
+pub struct Entering<'a> {
+    pub process: &'a Process,
+    pub filter: Option<&'a Filter>,
+    pub proc: Option<Proc>,
+    pub channel: &'a Channel,
+    pub first_free_fd: RawFd,
+}
+
+impl Entering<'_> {
+    fn no_new_privileges(&self, workload: &dyn Workload) -> bool {
+        self.process.no_new_privileges().unwrap_or(false) || workload.needs().in_process
+    }
+
+    /// From no_new_privs to the filter; afterwards nothing of the host can be reached.
+    pub fn drop_privileges(&mut self, workload: &mut dyn Workload) -> Result<()> {
+        let needs = workload.needs();
+        let no_new_privileges = self.no_new_privileges(workload);
+        let granted = match &self.proc {
+            // While mounts can still be made.
+            Some(proc) if needs.guest_tree => Granted {
+                tree: Some(guest_tree::build(proc.dir.as_fd()).context("build the guest's file tree")?),
+                proc_fd: Some(proc.fd.try_clone()?),
+            },
+            _ => Granted::default(),
+        };
+        labels::apply(self.process, needs.in_process)?;
+        if no_new_privileges {
+            sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("process.noNewPrivileges")?;
+        } else {
+            // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
+            self.load_filter()?;
+        }
+        process::take_on(self.process, process::may_set_groups())?;
+        fds::close_on_exec_from(self.first_free_fd)?;
+        workload.ready(granted)?;
+        if no_new_privileges {
+            // As late as can be: the less the process still has to do, the tighter the profile may be.
+            self.load_filter()?;
+        }
+        Ok(())
+    }
+
+    /// The notify descriptor goes to the parent at once, by its number: the only call this takes is write(2), which
+    /// alone is never notified (runc's protocol for the same reason).
+    fn load_filter(&self) -> Result<()> {
+        let Some(filter) = self.filter else { return Ok(()) };
+        if let Some(listener) = filter.load()? {
+            self.channel.send(Tag::SeccompListener, &listener.as_raw_fd().to_ne_bytes(), None)?;
+            self.channel.expect(Tag::Go)?;
+        }
+        Ok(())
+    }
+
+    /// The last steps in our own code. `talk` is the descriptor that reports a failed execve; it goes with the
+    /// execve, or here when the workload runs in this process. Returns only on failure.
+    pub fn run(&mut self, workload: &mut dyn Workload, talk: OwnedFd) -> Result<i32> {
+        let keeps = workload.keeps();
+        if !workload.needs().in_process {
+            let keep: Vec<RawFd> = keeps.into_iter().chain([talk.as_raw_fd()]).collect();
+            // All of them are close-on-exec already; a profile that forbids this call takes nothing away.
+            let _ = fds::close_all_but(self.first_free_fd, &keep);
+            return workload.run().inspect_err(|error| report(talk.as_fd(), error));
+        }
+        let keep: Vec<RawFd> = keeps.iter().copied().chain([talk.as_raw_fd()]).collect();
+        self.become_guest(&keep).inspect_err(|error| report(talk.as_fd(), error))?;
+        // End of file is what says "it runs".
+        drop(talk);
+        workload.run()
+    }
+
+    /// Nothing of runw's is left in the process that the guest could be made to use: no descriptor, no argument,
+    /// no environment.
+    fn become_guest(&mut self, keep: &[RawFd]) -> Result<()> {
+        let area = self.proc.as_ref().context("no procfs handle")?.area;
+        fds::close_all_but(self.first_free_fd, keep)?;
+        let argv = self.process.args().iter().flatten().map(|arg| std::ffi::CString::new(arg.as_str()));
+        let argv = argv.collect::<Result<Vec<_>, _>>().context("process.args")?;
+        pid1::become_init(&area, &argv, rustix::process::getpid().is_init())
+    }
+}
+
+/// To whoever waits for the workload to run: `start`, or an exec's parent.
+pub fn report(talk: BorrowedFd<'_>, error: &anyhow::Error) {
+    let _ = rustix::io::write(talk, format!("{error:#}").as_bytes());
+}
+
+/// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.
+pub fn set_up_terminal(process: &Process, socket: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
+    if !process.terminal().unwrap_or(false) {
+        return Ok(None);
+    }
+    let socket = socket.context("process.terminal: no console socket")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let devpts = rustix::fs::open("/dev/pts", flags, Mode::empty()).context("process.terminal: open /dev/pts")?;
+    let side = |side: u64| u16::try_from(side).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|size| (side(size.height()), side(size.width())));
+    let pty = terminal::open_pty(devpts.as_fd(), size, process.user().uid())?;
+    terminal::send_master(socket.as_fd(), pty.master.as_fd(), terminal::MASTER_NAME)?;
+    terminal::make_controlling(pty.slave.as_fd())?;
+    Ok(Some(pty.slave))
+}
+
+/// argv[0] could be judged by nobody before: it is on a tmpfs, or a hook put it there.
+pub fn look(channel: &Channel, workload: &mut dyn Workload) -> Result<()> {
+    let Some(file) = workload.look()? else { return Ok(()) };
+    channel.send(Tag::Look, &[], Some(file.as_fd()))?;
+    let found = channel.expect(Tag::Found)?;
+    let artifact = found.fd.context("no artifact came with the parent's answer")?;
+    workload.adopt(Prepared { artifact, note: found.body });
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! `exec`: one more process in a container that is there, under everything its `process` says.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{LinuxSeccomp, Process};
+
+use super::cgroup::Joiner;
+use super::enter::{self, Entering, Proc};
+use super::fds::{self, Preserved};
+use super::namespaces::CLONE_NEWTIME;
+use super::spawn::{self, Spawned};
+use super::sync::{Channel, Tag};
+use super::seccomp::{self, Filter};
+use super::{foreground, lifecycle, process, sys};
+use crate::seam::{self, Workload};
+
+/// A process to be run in a container.
+pub struct Exec<'a> {
+    pub id: &'a str,
+    pub process: &'a Process,
+    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The runtime-spec State document, with the process's pid, for a seccomp agent.
+    pub seccomp_state: &'a dyn Fn(i32) -> Vec<u8>,
+    /// The container's init, whose namespaces are joined.
+    pub init: seam::Process,
+    pub joiner: &'a Joiner,
+    pub preserved: Preserved,
+    pub no_new_keyring: bool,
+}
+
+/// The exec'd process, running.
+pub struct Running {
+    pub process: seam::Process,
+    pub pidfd: OwnedFd,
+}
+
+/// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
+pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
+    let filter = exec.seccomp.map(seccomp::compile).transpose()?;
+    let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
+    let kinds = namespaces_to_join(exec.init.pid)?;
+    // Reports a failed execve: end of file means there is nothing to report.
+    let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
+    let joined = join_in_parent(&init, kinds)?;
+    let spawned = match clone(exec.joiner)? {
+        Side::Child(channel) => {
+            drop(read);
+            let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
+            let inherited = Inherited { init, kinds: kinds & !joined, in_user_namespace, filter, console };
+            child(exec, inherited, &channel, talk, workload)
+        }
+        Side::Parent(spawned) => spawned,
+    };
+    drop((talk, console, init));
+    match attend(exec, &spawned, read, workload) {
+        Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
+        Err(error) => {
+            spawn::kill_and_reap(&spawned);
+            Err(error)
+        }
+    }
+}
+
+enum Side {
+    Parent(Spawned),
+    Child(Channel),
+}
+
+/// The pid namespace is joined by the parent, for its child only (pid_namespaces(7)): that is one process fewer than
+/// an intermediate one would be. The unprivileged must enter the user namespace that owns it before they may.
+fn join_in_parent(init: &OwnedFd, kinds: i32) -> Result<i32> {
+    let mut done = 0;
+    if kinds & libc::CLONE_NEWUSER != 0 && !rustix::process::geteuid().is_root() {
+        sys::setns(init.as_fd(), libc::CLONE_NEWUSER).context("join the user namespace")?;
+        done |= libc::CLONE_NEWUSER;
+    }
+    if kinds & libc::CLONE_NEWPID != 0 {
+        sys::setns(init.as_fd(), libc::CLONE_NEWPID).context("join the pid namespace")?;
+        done |= libc::CLONE_NEWPID;
+    }
+    Ok(done)
+}
+
+fn clone(joiner: &Joiner) -> Result<Side> {
+    // CVE-2016-9962: until its execve the process is in sight of the container with our memory and descriptors.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    let (ours, theirs) = Channel::pair()?;
+    match sys::clone3(0, joiner.into_cgroup(), false).context("clone the process")? {
+        sys::Cloned::Child => {
+            drop(ours);
+            Ok(Side::Child(theirs))
+        }
+        sys::Cloned::Parent { pid, pidfd } => {
+            drop(theirs);
+            let process = seam::Process { pid, start_time: spawn::start_time(pid)? };
+            Ok(Side::Parent(Spawned { process, pidfd, channel: ours }))
+        }
+    }
+}
+
+/// The namespaces that are init's and not ours: setns(2) refuses to join the user namespace one is in, and joining
+/// any other again would only cost.
+fn namespaces_to_join(init: i32) -> Result<i32> {
+    const KINDS: [(&str, i32); 8] = [
+        ("user", libc::CLONE_NEWUSER),
+        ("mnt", libc::CLONE_NEWNS),
+        ("pid", libc::CLONE_NEWPID),
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+        ("time", CLONE_NEWTIME),
+    ];
+    let mut kinds = 0;
+    for (name, kind) in KINDS {
+        let of = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/{name}")).map(|s| (s.st_dev, s.st_ino));
+        let ours = match of("self") {
+            // A kernel without this kind of namespace.
+            Err(rustix::io::Errno::NOENT) => continue,
+            other => other.with_context(|| format!("stat our {name} namespace"))?,
+        };
+        if of(&init.to_string()).with_context(|| format!("stat the container's {name} namespace"))? != ours {
+            kinds |= kind;
+        }
+    }
+    Ok(kinds)
+}
+
+/// Does for the child what only the parent can, until its workload runs.
+fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn Workload) -> Result<()> {
+    process::set_oom_score_adj(spawned.process.pid, exec.process)?;
+    process::set_rlimits(spawned.process.pid, exec.process)?;
+    spawned.channel.send(Tag::Go, &[], None)?;
+    loop {
+        let Some(message) = spawned.channel.receive()? else { bail!("the process ended before it was ready") };
+        match message.tag {
+            Tag::Look => {
+                let prepared = workload.prepare_found(message.fd.context("no file came with the question")?)?;
+                spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
+            }
+            Tag::SeccompListener => {
+                let state = (exec.seccomp_state)(spawned.process.pid);
+                super::create::send_listener(exec.seccomp, &state, spawned, &message.body)?;
+                spawned.channel.send(Tag::Go, &[], None)?;
+            }
+            Tag::Ready => break,
+            Tag::Error => bail!("{}", String::from_utf8_lossy(&message.body)),
+            tag => bail!("unexpected message {tag:?} from the process"),
+        }
+    }
+    let mut text = Vec::new();
+    std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
+    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text)) }
+}
+
+/// What the child has of its parent's.
+struct Inherited {
+    init: OwnedFd,
+    /// Namespaces that are still to be joined.
+    kinds: i32,
+    /// The user namespace is not the host's.
+    in_user_namespace: bool,
+    filter: Option<Filter>,
+    console: Option<OwnedFd>,
+}
+
+fn child(
+    exec: &Exec<'_>,
+    inherited: Inherited,
+    channel: &Channel,
+    talk: OwnedFd,
+    workload: &mut dyn Workload,
+) -> ! {
+    let mut entering = Entering {
+        process: exec.process,
+        filter: inherited.filter.as_ref(),
+        proc: None,
+        channel,
+        first_free_fd: exec.preserved.end(),
+    };
+    let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
+        .and_then(|()| channel.send(Tag::Ready, &[], None));
+    if let Err(error) = ready {
+        channel.send_error(&error);
+        sys::exit_now(1);
+    }
+    let status = entering.run(workload, talk).unwrap_or(1);
+    sys::exit_now(status)
+}
+
+fn prepare(
+    exec: &Exec<'_>,
+    inherited: &Inherited,
+    talk: &OwnedFd,
+    entering: &mut Entering<'_>,
+    workload: &mut dyn Workload,
+) -> Result<()> {
+    foreground::reset_signals_in_child()?;
+    exec.joiner.enter().context("join the cgroup")?;
+    let mut keep = workload.needs().carry;
+    keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
+    keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
+    fds::close_all_but(exec.preserved.end(), &keep)?;
+    entering.channel.expect(Tag::Go)?;
+    rustix::process::setsid().context("setsid")?;
+    entering.proc = Some(Proc::open()?);
+    if inherited.kinds != 0 {
+        sys::setns(inherited.init.as_fd(), inherited.kinds).context("join the container's namespaces")?;
+    }
+    if inherited.in_user_namespace {
+        spawn::become_namespace_root()?;
+    }
+    if !exec.no_new_keyring {
+        process::join_session_keyring(exec.id)?;
+    }
+    enter::set_up_terminal(exec.process, inherited.console.as_ref())?;
+    process::set_umask(exec.process);
+    if workload.undecided() {
+        enter::look(entering.channel, workload)?;
+    }
+    entering.drop_privileges(workload)
+}

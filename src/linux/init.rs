@@ -1,0 +1,197 @@
+//! The child's story of `create`: from the clone to the start of its workload. Read it with the timeline in
+//! docs/architecture.md; the parent's story is in `create`.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use rustix::net::SocketFlags;
+
+use super::create::Create;
+use super::enter::{self, Entering, Proc};
+use super::namespaces::Plan;
+use super::rootfs::{self, Root, Sources};
+use super::seccomp::Filter;
+use super::sync::{Channel, Tag};
+use super::{fds, hooks, process, spawn, sys};
+use crate::seam::{Status, Workload};
+
+/// What the child has of its parent's.
+pub struct Inherited {
+    pub plan: Plan,
+    pub sources: Sources,
+    pub filter: Option<Filter>,
+    /// The start socket, listening.
+    pub listener: OwnedFd,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+}
+
+/// Never returns: the process becomes the workload or ends.
+pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload: &mut dyn Workload) -> ! {
+    let ended = match let_go(create, &inherited, &channel, workload) {
+        Ok(()) => live(create, inherited, channel, workload),
+        Err(error) => {
+            channel.send_error(&error);
+            Err(())
+        }
+    };
+    match ended {
+        Ok(status) => sys::exit_now(status),
+        Err(()) => sys::exit_now(1),
+    }
+}
+
+/// Closes what the parent holds: its lock on the container above all, which would otherwise live as long as we do.
+fn let_go(
+    create: &Create<'_>,
+    inherited: &Inherited,
+    channel: &Channel,
+    workload: &dyn Workload,
+) -> Result<()> {
+    let mut keep = inherited.sources.fds();
+    keep.extend(inherited.plan.joined.iter().map(|(_, fd)| fd.as_raw_fd()));
+    keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
+    keep.extend([inherited.listener.as_raw_fd(), channel.fd()]);
+    keep.extend(workload.needs().carry);
+    fds::close_all_but(create.preserved.end(), &keep)
+}
+
+/// The error has been told to whoever waits when this returns `Err`.
+fn live(
+    create: &Create<'_>,
+    inherited: Inherited,
+    channel: Channel,
+    workload: &mut dyn Workload,
+) -> Result<i32, ()> {
+    let Inherited { plan, sources, filter, listener, console } = inherited;
+    let mut entering = Entering {
+        process: create.process,
+        filter: filter.as_ref(),
+        proc: None,
+        channel: &channel,
+        first_free_fd: create.preserved.end(),
+    };
+    let made = prepare(create, &plan, sources, console, &mut entering, workload)
+        // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
+        .and_then(|()| channel.send(Tag::Ready, &[], None))
+        .and_then(|()| channel.expect(Tag::Go).map(drop));
+    if let Err(error) = made {
+        channel.send_error(&error);
+        return Err(());
+    }
+    let talk = wait_for_start(&listener).map_err(drop)?;
+    drop(listener);
+    let started = start_hooks(create).inspect_err(|error| enter::report(talk.as_fd(), error));
+    started.map_err(drop)?;
+    entering.run(workload, talk).map_err(drop)
+}
+
+fn prepare(
+    create: &Create<'_>,
+    plan: &Plan,
+    sources: Sources,
+    console: Option<OwnedFd>,
+    entering: &mut Entering<'_>,
+    workload: &mut dyn Workload,
+) -> Result<()> {
+    let channel = entering.channel;
+    // The parent has written the id maps and the limits.
+    channel.expect(Tag::Go)?;
+    rustix::process::setsid().context("setsid")?;
+    if !create.no_new_keyring {
+        process::join_session_keyring(create.id)?;
+    }
+    spawn::settle(plan, channel)?;
+    entering.proc = Some(Proc::open()?);
+
+    enter_root(create, plan, sources, channel, console)?;
+    set_names(create)?;
+    process::write_sysctls(create.spec)?;
+    let linux = create.spec.linux().as_ref();
+    rootfs::protect_paths(linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default())?;
+    rootfs::mask_paths(linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default())?;
+
+    if workload.undecided() {
+        enter::look(channel, workload)?;
+    }
+    entering.drop_privileges(workload)
+}
+
+/// Mounts, hooks and pivot_root, in the order the runtime-spec gives them (runtime.md, "Lifecycle").
+fn enter_root(
+    create: &Create<'_>,
+    plan: &Plan,
+    sources: Sources,
+    channel: &Channel,
+    console: Option<OwnedFd>,
+) -> Result<()> {
+    if !plan.has_mount() {
+        bail!("linux.namespaces: a container without a mount namespace is not supported");
+    }
+    let root = Root {
+        spec: create.spec,
+        bundle: create.bundle,
+        path: create.rootfs,
+        cgroup: create.cgroup,
+        no_pivot: create.no_pivot,
+        user_namespace: plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER),
+        cgroup_namespace: plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP),
+    };
+    // Modes in config.json are meant as they are written.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let mounted = root.mount(sources)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+
+    channel.send(Tag::Hooks, &[], None)?;
+    channel.expect(Tag::Go)?;
+    let spec_hooks = create.spec.hooks().as_ref();
+    if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
+        let state = (create.hook_state)(Status::Created, Some(own_pid_on_host()?));
+        hooks::run("createContainer", Some(list), &state, Some(create.rootfs))?;
+    }
+    root.enter(&mounted)?;
+    process::reopen_null()?;
+    rootfs::create_cwd(create.process.cwd())?;
+    if let Some(slave) = enter::set_up_terminal(create.process, console.as_ref())? {
+        rootfs::bind_console(slave.as_fd())?;
+    }
+    root.finish(&mounted)?;
+    process::set_umask(create.process);
+    Ok(())
+}
+
+/// The pid the engine knows: before pivot_root the host's procfs still says it.
+fn own_pid_on_host() -> Result<i32> {
+    let link = rustix::fs::readlink("/proc/self", Vec::new()).context("read /proc/self")?;
+    link.to_str().ok().and_then(|text| text.parse().ok()).context("/proc/self names no pid")
+}
+
+fn set_names(create: &Create<'_>) -> Result<()> {
+    if let Some(name) = create.spec.hostname().as_deref().filter(|name| !name.is_empty()) {
+        sys::set_hostname(name).context("hostname")?;
+    }
+    if let Some(name) = create.spec.domainname().as_deref().filter(|name| !name.is_empty()) {
+        sys::set_domainname(name).context("domainname")?;
+    }
+    Ok(())
+}
+
+/// Blocks until `start` connects. The connection tells it how the start went: an error text, or end of file.
+fn wait_for_start(listener: &OwnedFd) -> Result<OwnedFd> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            other => return other.context("wait for start"),
+        }
+    }
+}
+
+fn start_hooks(create: &Create<'_>) -> Result<()> {
+    let list = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    if list.is_none() {
+        return Ok(());
+    }
+    // Runs in the container, where only the container's own pid means something; runc says `created` and its pid.
+    let state = (create.hook_state)(Status::Created, Some(rustix::process::getpid().as_raw_nonzero().get()));
+    hooks::run("startContainer", list, &state, None)
+}
