@@ -4,6 +4,10 @@
 
 mod checks;
 mod lenient;
+mod namespaces;
+mod nul;
+mod process;
+mod unsupported;
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -40,7 +44,8 @@ impl Bundle {
         let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
-        let (spec, warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
+        let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
+        settle(&mut spec, &mut warnings);
         checks::spec(&spec).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;
         Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
@@ -49,8 +54,8 @@ impl Bundle {
 
 /// The file of `exec --process`: the same rules as for config.json's `process`.
 pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
-    let (process, warnings) = parse(bytes)?;
-    checks::process(&process)?;
+    let (process, warnings): (Process, _) = parse(bytes)?;
+    process::check(&process)?;
     Ok((process, warnings))
 }
 
@@ -91,11 +96,18 @@ fn read_file(file: &File) -> Result<Vec<u8>> {
 /// Parses once; only what fails is looked at again with the values taken out that runc merely warns about.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     let first = match strict(bytes) {
-        Ok(value) => return Ok((value, Vec::new())),
+        Ok(value) => {
+            nul::refuse(bytes)?;
+            return Ok((value, Vec::new()));
+        }
         Err(error) => error,
     };
     match lenient::without_unknown(bytes) {
-        Some((value, warnings)) => Ok((strict(&value)?, warnings)),
+        Some((value, warnings)) => {
+            let parsed = strict(&value)?;
+            nul::refuse(&value)?;
+            Ok((parsed, warnings))
+        }
         None => Err(first),
     }
 }
@@ -111,6 +123,28 @@ fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })?;
     json.end()?;
     Ok(value)
+}
+
+/// Gives the spellings that engines use for one thing one form, so that nobody after us meets the others.
+fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
+    for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        let destination = mount.destination().clone();
+        if destination.is_relative() && !destination.as_os_str().is_empty() {
+            // runc's rule since 1.0.0-rc: deprecated, and taken as relative to the root.
+            let text = "relative destination path is deprecated, using it as relative to /";
+            warnings.push(format!("mounts[{index}].destination {destination:?}: {text}"));
+            mount.set_destination(Path::new("/").join(destination));
+        }
+    }
+    let Some(linux) = spec.linux_mut() else { return };
+    let namespaces = linux.namespaces().clone().map(|mut namespaces| {
+        for namespace in &mut namespaces {
+            let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
+            namespace.set_path(path);
+        }
+        namespaces
+    });
+    linux.set_namespaces(namespaces);
 }
 
 fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {

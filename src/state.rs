@@ -285,7 +285,8 @@ impl Entry {
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    return Err(anyhow!(error)).with_context(|| format!("cannot lock {}", self.dir.display()));
+                    return Err(anyhow!(error))
+                        .with_context(|| format!("cannot lock {}", self.dir.display()));
                 }
             }
         }

@@ -1,8 +1,192 @@
-//! (being written)
-use super::Globals;
-use anyhow::{Result, bail};
+//! `runw features`: what this build honours, in the specification's features document. Engines send what stands
+//! here and nothing else, so a word that is not true breaks containers: a field that `bundle` refuses must not
+//! be advertised. Asks nothing of the machine it runs on, as features.md demands.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Globals, version};
+use crate::linux::about;
+
 #[derive(Debug, clap::Args)]
 pub struct Args {}
+
+/// Key order is runc's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Features {
+    oci_version_min: &'static str,
+    oci_version_max: &'static str,
+    hooks: &'static [&'static str],
+    mount_options: &'static [&'static str],
+    linux: Linux,
+    annotations: BTreeMap<&'static str, String>,
+    potentially_unsafe_config_annotations: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    namespaces: &'static [&'static str],
+    capabilities: Vec<String>,
+    cgroup: Cgroup,
+    seccomp: Seccomp,
+    apparmor: Enabled,
+    selinux: Enabled,
+    intel_rdt: Enabled,
+    memory_policy: MemoryPolicy,
+    mount_extensions: MountExtensions,
+    net_devices: Enabled,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cgroup {
+    v1: bool,
+    v2: bool,
+    systemd: bool,
+    systemd_user: bool,
+    rdma: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seccomp {
+    enabled: bool,
+    actions: &'static [&'static str],
+    operators: &'static [&'static str],
+    archs: &'static [&'static str],
+    known_flags: &'static [&'static str],
+    supported_flags: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+struct Enabled {
+    enabled: bool,
+}
+
+#[derive(Serialize)]
+struct MemoryPolicy {
+    modes: &'static [&'static str],
+    flags: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+struct MountExtensions {
+    idmap: Enabled,
+}
+
 pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+    // Four spaces, as runc.
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    features().serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    out.push(b'\n');
+    super::print(&String::from_utf8(out)?)?;
+    Ok(0)
+}
+
+fn features() -> Features {
+    Features {
+        oci_version_min: "1.0.0",
+        oci_version_max: version::SPEC,
+        hooks: HOOKS,
+        mount_options: MOUNT_OPTIONS,
+        linux: Linux {
+            namespaces: NAMESPACES,
+            capabilities: about::capability_names(),
+            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: false },
+            seccomp: Seccomp {
+                enabled: true,
+                actions: ACTIONS,
+                operators: OPERATORS,
+                archs: ARCHS,
+                known_flags: KNOWN_FLAGS,
+                supported_flags: SUPPORTED_FLAGS,
+            },
+            apparmor: Enabled { enabled: false },
+            selinux: Enabled { enabled: false },
+            intel_rdt: Enabled { enabled: false },
+            memory_policy: MemoryPolicy { modes: &[], flags: &[] },
+            mount_extensions: MountExtensions { idmap: Enabled { enabled: false } },
+            net_devices: Enabled { enabled: false },
+        },
+        annotations: BTreeMap::from([
+            ("dev.runw.commit", version::COMMIT.to_owned()),
+            ("dev.runw.version", version::VERSION.to_owned()),
+            ("dev.runw.wasmtime.version", version::WASMTIME.to_owned()),
+            ("io.github.seccomp.libseccomp.version", about::libseccomp_version()),
+        ]),
+        potentially_unsafe_config_annotations: UNSAFE_ANNOTATIONS,
+    }
+}
+
+const HOOKS: &[&str] =
+    &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// Without `idmap` and `ridmap`, which `bundle` refuses.
+#[rustfmt::skip]
+const MOUNT_OPTIONS: &[&str] = &[
+    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime",
+    "loud", "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand",
+    "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime",
+    "relatime", "remount", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
+    "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
+    "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid",
+    "symfollow", "sync", "tmpcopyup", "unbindable",
+];
+
+const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
+
+#[rustfmt::skip]
+const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+];
+
+#[rustfmt::skip]
+const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
+];
+
+#[rustfmt::skip]
+const ARCHS: &[&str] = &[
+    "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
+];
+
+const KNOWN_FLAGS: &[&str] =
+    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
+const SUPPORTED_FLAGS: &[&str] = KNOWN_FLAGS;
+
+/// Annotations that change how a container is run. An engine must not let an image or a pod set these without
+/// its operator's leave; `dev.runw.` is a prefix (features.md).
+const UNSAFE_ANNOTATIONS: &[&str] = &["dev.runw.", "module.wasm.image/variant", "run.oci.handler"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_all_that_runc_knows() {
+        let names = about::capability_names();
+        assert_eq!(names.len(), 41);
+        assert_eq!(names.first().map(String::as_str), Some("CAP_CHOWN"));
+        assert_eq!(names.last().map(String::as_str), Some("CAP_CHECKPOINT_RESTORE"));
+    }
+
+    #[test]
+    fn what_bundle_refuses_is_not_advertised() {
+        let json = serde_json::to_value(features()).unwrap();
+        let linux = &json["linux"];
+        for field in ["apparmor", "selinux", "intelRdt", "netDevices"] {
+            assert_eq!(linux[field]["enabled"], false, "{field}");
+        }
+        assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], false);
+        let options = json["mountOptions"].as_array().unwrap();
+        assert!(options.iter().any(|word| word == "rro") && !options.iter().any(|word| word == "idmap"));
+    }
 }

@@ -56,14 +56,14 @@ fn readable(globals: &Globals, id: &str) -> Option<(Entry, Status)> {
     }
 }
 
-/// Go's tabwriter with runc's parameters: cells at least 12 wide, one space of padding.
+/// Go's tabwriter with runc's parameters: cells at least 12 wide with three spaces of padding.
 fn table(documents: &[Document<'_>]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(documents.iter().map(|d| {
         let bundle = d.bundle.display().to_string();
         [d.id.into(), d.pid.to_string(), d.status.as_str().into(), bundle, d.created.into(), d.owner.clone()]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count() + 1).fold(12, usize::max);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count() + 3).fold(12, usize::max);
     let widths: Vec<usize> = (0..5).map(width).collect();
     let mut out = String::new();
     for row in &rows {
@@ -88,9 +88,9 @@ mod tests {
         assert_eq!(table(&[]), head);
         let record = Record { bundle: "/b".into(), created: "t".into(), ..Record::new("a-very-long-name") };
         let lines = table(&[record.document(Status::Stopped)]);
-        assert!(lines.starts_with("ID               PID         STATUS"), "{lines}");
+        assert!(lines.starts_with("ID                 PID         STATUS"), "{lines}");
         assert!(
-            lines.contains("\na-very-long-name 0           stopped     /b          t           "),
+            lines.contains("\na-very-long-name   0           stopped     /b          t           "),
             "{lines}"
         );
     }

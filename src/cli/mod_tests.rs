@@ -1,1 +1,33 @@
 use super::*;
+
+#[test]
+fn clap_agrees_with_every_definition() {
+    top_command().debug_assert();
+    for verb in VERBS {
+        verb_command(verb).debug_assert();
+    }
+}
+
+#[test]
+fn usage_errors_are_one_line_and_status_1() {
+    for (line, want) in [
+        ("runw nosuch", "no such command: nosuch"),
+        ("runw checkpoint --help", "no such command: checkpoint"),
+        ("runw --nosuch", "flag provided but not defined: -nosuch"),
+        ("runw --root", "flag needs an argument: -root"),
+        ("runw state", "runw: \"state\" requires exactly 1 argument(s)"),
+        (
+            "runw create --preserve-fds x id",
+            "invalid value 'x' for '--preserve-fds <N>': invalid digit found in string",
+        ),
+        ("runw kill id FOO", "invalid value 'FOO' for '[SIGNAL]': unknown signal \"FOO\""),
+        ("runw --log-format xx state id", "invalid log-format: xx"),
+        (
+            "runw --cgroup-manager xx state id",
+            "invalid cgroup-manager: xx, expected cgroupfs, systemd or disabled",
+        ),
+    ] {
+        let failure = main(line.split(' ').map(OsString::from).collect()).unwrap_err();
+        assert_eq!((crate::error::line(&failure.error).as_str(), failure.status), (want, 1), "{line}");
+    }
+}

@@ -1,0 +1,183 @@
+//! Namespaces, and the fields that only mean something with one: id mappings, time offsets, sysctls.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace};
+
+/// The kernel's limit on lines of a map (user_namespaces(7)).
+const MAX_MAPPINGS: usize = 340;
+
+/// Whether the container has a namespace of this kind, new or joined. `kind` is the specification's word.
+pub fn has(linux: &Linux, kind: &str) -> bool {
+    find(linux, kind).is_some()
+}
+
+fn find<'a>(linux: &'a Linux, kind: &str) -> Option<&'a LinuxNamespace> {
+    linux.namespaces().iter().flatten().find(|namespace| namespace.typ().to_string() == kind)
+}
+
+/// Engines write `"path": ""` for a new namespace.
+fn joined<'a>(linux: &'a Linux, kind: &str) -> Option<&'a Path> {
+    find(linux, kind)?.path().as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+pub fn listed_once_and_there(linux: &Linux) -> Result<()> {
+    let mut seen = HashSet::new();
+    for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
+        let kind = namespace.typ().to_string();
+        let field = format!("linux.namespaces[{index}]");
+        // The link's name in /proc/PID/ns; two differ from the specification's words.
+        let link = match kind.as_str() {
+            "network" => "net",
+            "mount" => "mnt",
+            kind => kind,
+        };
+        let known = Path::new("/proc/self/ns").join(link).exists();
+        ensure!(known, "{field}: {kind} namespaces aren't enabled in the kernel");
+        if let Some(path) = joined(linux, &kind) {
+            ensure!(path.is_absolute(), "{field}.path {path:?} must be absolute");
+            path.metadata().with_context(|| format!("{field}.path {}", path.display()))?;
+        }
+        ensure!(seen.insert(kind.clone()), "{field}: the {kind} namespace is given twice");
+    }
+    Ok(())
+}
+
+pub fn user(linux: &Linux) -> Result<()> {
+    let maps = [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())];
+    let given = |map: &Option<Vec<LinuxIdMapping>>| map.as_ref().is_some_and(|map| !map.is_empty());
+    if !has(linux, "user") {
+        let none = maps.iter().all(|(_, map)| !given(map));
+        ensure!(none, "user namespace mappings specified, but user namespace isn't enabled in the config");
+        return Ok(());
+    }
+    for (field, map) in maps {
+        // A joined one has its mappings already; containerd repeats them.
+        let needed = joined(linux, "user").is_none();
+        ensure!(
+            given(map) || !needed,
+            "user namespaces enabled, but no namespace path nor {field} specified"
+        );
+        mappings(map.as_deref().unwrap_or_default()).context(field)?;
+    }
+    Ok(())
+}
+
+/// The kernel answers all of these with a bare EINVAL.
+fn mappings(map: &[LinuxIdMapping]) -> Result<()> {
+    ensure!(map.len() <= MAX_MAPPINGS, "{} entries are more than the {MAX_MAPPINGS} Linux allows", map.len());
+    let range = |start: u32, size: u32| u64::from(start)..u64::from(start) + u64::from(size);
+    for (index, one) in map.iter().enumerate() {
+        ensure!(one.size() > 0, "[{index}].size must not be 0");
+        for (name, start) in [("containerID", one.container_id()), ("hostID", one.host_id())] {
+            let end = range(start, one.size()).end;
+            ensure!(end <= u64::from(u32::MAX), "[{index}]: {name} and size go beyond the last id");
+        }
+        let overlaps = |a: u32, b: u32, other: &LinuxIdMapping| {
+            let (a, b) = (range(a, one.size()), range(b, other.size()));
+            a.start < b.end && b.start < a.end
+        };
+        for (other_index, other) in map[..index].iter().enumerate() {
+            let overlap = overlaps(one.container_id(), other.container_id(), other)
+                || overlaps(one.host_id(), other.host_id(), other);
+            ensure!(!overlap, "[{index}] overlaps [{other_index}]");
+        }
+    }
+    Ok(())
+}
+
+pub fn time(linux: &Linux) -> Result<()> {
+    let Some(offsets) = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty()) else {
+        return Ok(());
+    };
+    ensure!(
+        has(linux, "time"),
+        "time namespace offsets specified, but time namespace isn't enabled in the config"
+    );
+    ensure!(
+        joined(linux, "time").is_none(),
+        "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one"
+    );
+    for (clock, offset) in offsets {
+        // time_namespaces(7): these two have offsets.
+        ensure!(
+            ["monotonic", "boottime"].contains(&clock.as_str()),
+            "linux.timeOffsets: unknown clock {clock:?}"
+        );
+        let nanos = offset.nanosecs().unwrap_or_default();
+        ensure!(nanos < 1_000_000_000, "linux.timeOffsets.{clock}.nanosecs {nanos} is a second or more");
+    }
+    Ok(())
+}
+
+/// They would hide files of the host from everybody.
+pub fn paths_need_mount(linux: &Linux) -> Result<()> {
+    let some = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
+    let restricted = some(linux.masked_paths()) || some(linux.readonly_paths());
+    ensure!(
+        !restricted || has(linux, "mount"),
+        "unable to restrict sys entries without a private MNT namespace"
+    );
+    Ok(())
+}
+
+/// Only sysctls that belong to a namespace of the container (runc's list): any other is the host's.
+pub fn sysctl(linux: &Linux) -> Result<()> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    for key in linux.sysctl().iter().flatten().map(|(key, _)| key) {
+        let name = dotted(key);
+        // The name becomes a path below /proc/sys.
+        let plain =
+            !name.is_empty() && name.split('.').all(|part| !part.is_empty() && part != "/" && part != "//");
+        ensure!(plain && !name.contains("/../"), "linux.sysctl: {key:?} is not a sysctl name");
+        if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+            ensure!(
+                has(linux, "ipc"),
+                "linux.sysctl: sysctl {key:?} is not allowed in the hosts ipc namespace"
+            );
+        } else if name.starts_with("net.") {
+            let private = has(linux, "network") && !joined(linux, "network").is_some_and(is_ours);
+            ensure!(private, "linux.sysctl: sysctl {key:?} not allowed in host network namespace");
+        } else if name == "kernel.domainname" && has(linux, "uts") {
+        } else if name == "kernel.hostname" && has(linux, "uts") {
+            bail!(
+                "linux.sysctl: sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"
+            );
+        } else {
+            bail!("linux.sysctl: sysctl {key:?} is not in a separate kernel namespace");
+        }
+    }
+    Ok(())
+}
+
+/// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are the same (sysctl.d(5)): the first separator tells
+/// which form it is, and in the other form the two characters change places.
+fn dotted(key: &str) -> String {
+    if key.find(['.', '/']).is_some_and(|at| key.as_bytes()[at] == b'/') {
+        let swap = |c| match c {
+            '/' => '.',
+            '.' => '/',
+            c => c,
+        };
+        return key.chars().map(swap).collect();
+    }
+    key.to_owned()
+}
+
+/// Whether a network namespace to be joined is the one we are in.
+fn is_ours(path: &Path) -> bool {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    id(path).is_some() && id(path) == id(Path::new("/proc/self/ns/net"))
+}
