@@ -150,13 +150,7 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> 
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is live for the call; the old value is not asked for.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            pid,
-            resource,
-            &raw const limit,
-            std::ptr::null_mut::<libc::rlimit64>(),
-        )
+        libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
     })
 }
 
