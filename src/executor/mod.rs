@@ -1,1 +1,209 @@
-//! (being written)
+//! What runs in the container: a native program or a WebAssembly guest. `select` decides once, in the parent,
+//! before any side effect; the value it returns is driven by `linux` through `seam::Workload`.
+//! Must not make a namespace or a mount, and must not start a thread or an engine in the parent.
+
+mod look;
+mod native;
+mod select;
+mod wasm;
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Mount, Process};
+
+use crate::seam::{Confine, Granted, Needs, Prepared, Workload};
+use look::{Found, Place, View};
+use select::{Verdict, Wish};
+
+/// execve(2), which only `linux` may call; returns only when it failed.
+pub type Execve = fn(&CStr, &[&CStr], &[&CStr]) -> io::Error;
+
+/// Everything the choice depends on (design section 5).
+pub struct Selection<'a> {
+    pub process: &'a Process,
+    pub annotations: &'a HashMap<String, String>,
+    /// For create: the spec's mounts and masked paths, as the rootfs does not show them yet. Empty for exec.
+    pub mounts: &'a [Mount],
+    pub masked: &'a [String],
+    /// True when hooks run before the container's process is looked up: they may put argv[0] there.
+    pub hooks: bool,
+    /// exec: the init's wishes (annotations that force wasm) do not bind `exec sh`.
+    pub exec: bool,
+    /// O_PATH of the bundle's rootfs, or of `/proc/PID/root` for exec.
+    pub root: BorrowedFd<'a>,
+    /// Relative mount sources are relative to this.
+    pub bundle: &'a Path,
+    /// How runw itself was called (argv[0]), and its `--handler`.
+    pub called_as: &'a str,
+    pub handler: Option<&'a str>,
+    pub host: Host<'a>,
+}
+
+/// What the host lends to an executor.
+#[derive(Clone, Copy)]
+pub struct Host<'a> {
+    pub confine: &'a Confine<'a>,
+    pub execve: Execve,
+    pub rootless: bool,
+    /// The operator's settings file; `None` is the usual one. Tests pass their own.
+    pub settings: Option<&'a Path>,
+}
+
+/// Chooses the executor and, for wasm, finds or makes the compiled code.
+pub fn select<'a>(selection: &Selection<'a>) -> Result<Box<dyn Workload + 'a>> {
+    let argv = selection.process.args().clone().unwrap_or_default();
+    let Some(name) = argv.first().cloned() else { bail!("process.args is empty") };
+    let env = selection.process.env().clone().unwrap_or_default();
+    let wish = select::wish(selection)?;
+    let place = Place {
+        path: native::search_path(&env).map(str::to_owned),
+        cwd: selection.process.cwd().clone(),
+        name,
+        function: None,
+    };
+    let mut chosen = Chosen {
+        plan: Plan::Native(native::Native::new(argv.clone(), env.clone(), selection.host.execve)),
+        argv,
+        env,
+        wish: wish.clone(),
+        place,
+        host: selection.host,
+    };
+    if wish == Wish::Native {
+        return Ok(Box::new(chosen));
+    }
+    let view = View::of_bundle(selection.root, selection.bundle, selection.mounts, selection.masked);
+    match look::find(&view, &chosen.place) {
+        Found::Unknown => chosen.plan = Plan::Undecided,
+        // A hook may still put the file there (createContainer hooks of GPU and CNI plug-ins do).
+        Found::Nothing if selection.hooks => chosen.plan = Plan::Undecided,
+        Found::Nothing => select::nothing(&wish, &chosen.place.name)?,
+        Found::File { file, function } => chosen.settle(file, function)?,
+    }
+    Ok(Box::new(chosen))
+}
+
+enum Plan {
+    Native(native::Native),
+    Undecided,
+    Wasm(Box<wasm::Guest>),
+}
+
+struct Chosen<'a> {
+    plan: Plan,
+    argv: Vec<String>,
+    env: Vec<String>,
+    wish: Wish,
+    place: Place,
+    host: Host<'a>,
+}
+
+impl Chosen<'_> {
+    /// Parent: the file is known; a wasm one is compiled, or found compiled, from this very descriptor.
+    fn settle(&mut self, file: OwnedFd, function: Option<String>) -> Result<()> {
+        let Some(form) = select::judge(&file, &self.wish, &self.place.name)? else { return Ok(()) };
+        let (artifact, kind) = self.compile(file, form)?;
+        self.plan = Plan::Wasm(Box::new(self.guest(artifact, kind, function)));
+        Ok(())
+    }
+
+    fn compile(&self, file: OwnedFd, form: Verdict) -> Result<(OwnedFd, wasm::Kind)> {
+        let bytes = select::read_whole(file, &self.place.name)?;
+        wasm::compiled(&bytes, form, &self.place.name, &self.host)
+    }
+
+    fn guest(&self, artifact: OwnedFd, kind: wasm::Kind, function: Option<String>) -> wasm::Guest {
+        wasm::Guest::new(artifact, kind, function, wasm::grants(&self.argv, &self.env, &self.place.cwd))
+    }
+
+    fn native(&self) -> Plan {
+        Plan::Native(native::Native::new(self.argv.clone(), self.env.clone(), self.host.execve))
+    }
+}
+
+impl Workload for Chosen<'_> {
+    fn needs(&self) -> Needs {
+        match &self.plan {
+            Plan::Wasm(guest) => {
+                Needs { guest_tree: true, carry: guest.artifact().into_iter().collect(), in_process: true }
+            }
+            Plan::Native(_) | Plan::Undecided => Needs::default(),
+        }
+    }
+
+    fn undecided(&self) -> bool {
+        matches!(self.plan, Plan::Undecided)
+    }
+
+    fn look(&mut self) -> Result<Option<OwnedFd>> {
+        // After pivot_root "/" is the container's, so the same walk with no spec mounts sees what is there.
+        let root = look::open_root(Path::new("/"))?;
+        let view = View::of_container(&root);
+        let found = look::find(&view, &self.place);
+        if let Found::File { file, function } = found {
+            if select::judge(&file, &self.wish, &self.place.name)?.is_some() {
+                self.place.function = function;
+                return Ok(Some(file));
+            }
+        } else {
+            select::nothing(&self.wish, &self.place.name)?;
+        }
+        self.plan = self.native();
+        Ok(None)
+    }
+
+    fn prepare_found(&mut self, file: OwnedFd) -> Result<Prepared> {
+        // Judged again: the descriptor came out of the container.
+        let form = select::judge(&file, &self.wish, &self.place.name)?
+            .with_context(|| format!("{:?} is no longer WebAssembly", self.place.name))?;
+        let (artifact, kind) = self.compile(file, form)?;
+        Ok(Prepared { artifact, note: vec![kind.code()] })
+    }
+
+    fn adopt(&mut self, prepared: Prepared) {
+        let kind = wasm::Kind::from_code(prepared.note.first().copied().unwrap_or_default());
+        self.plan = Plan::Wasm(Box::new(self.guest(prepared.artifact, kind, self.place.function.clone())));
+    }
+
+    fn ready(&mut self, granted: Granted) -> Result<()> {
+        match &mut self.plan {
+            Plan::Native(native) => native.ready(),
+            Plan::Wasm(guest) => guest.ready(granted),
+            Plan::Undecided => bail!("internal: the executor was never decided"),
+        }
+    }
+
+    fn keeps(&self) -> Vec<RawFd> {
+        match &self.plan {
+            Plan::Wasm(guest) => guest.keeps(),
+            Plan::Native(_) | Plan::Undecided => Vec::new(),
+        }
+    }
+
+    fn run(&mut self) -> Result<i32> {
+        match &mut self.plan {
+            Plan::Native(native) => native.run(),
+            Plan::Wasm(guest) => guest.run(),
+            Plan::Undecided => bail!("internal: the executor was never decided"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Shared by the room's tests.
+    use std::path::PathBuf;
+
+    /// A fresh directory of this test's own.
+    pub fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("runw-test-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+}

@@ -1,0 +1,195 @@
+//! The ladder of design section 5: what the caller wished for, and what the bytes of argv[0] say. Pure decisions;
+//! finding the file is `look`'s. A native container can never be broken here: without an explicit wish only
+//! bytes that the kernel itself refuses to execute are taken for wasm.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Selection;
+
+/// The largest module we read: beyond it nobody ships wasm, and a create must not be made to read a disk image.
+const MAX_SIZE: u64 = 256 << 20;
+
+const CORE: [u8; 8] = *b"\0asm\x01\0\0\0";
+const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
+
+/// What the caller said, strongest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    Native,
+    /// Nothing was said: the file decides.
+    Auto,
+    /// Wasm, and anything else is an error that names who said so; `text` when `.wat` is accepted too.
+    Wasm {
+        because: String,
+        text: bool,
+    },
+}
+
+/// What the bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Core,
+    Component,
+    Text,
+}
+
+pub fn wish(selection: &Selection) -> Result<Wish> {
+    let name = selection.process.args().as_ref().and_then(|args| args.first()).map_or("", String::as_str);
+    let wish = wished(selection.annotations, selection.called_as, selection.handler, name)?;
+    // The annotations speak of the image's entry point; `exec sh` beside it is whatever `sh` is.
+    Ok(if selection.exec && wish != Wish::Native { Wish::Auto } else { wish })
+}
+
+fn wished(
+    annotations: &HashMap<String, String>,
+    called_as: &str,
+    handler: Option<&str>,
+    name: &str,
+) -> Result<Wish> {
+    let get = |key: &str| annotations.get(key).map(String::as_str);
+    // containerd and CRI-O name the pause container differently.
+    if get("io.kubernetes.cri.container-type") == Some("sandbox")
+        || get("io.kubernetes.cri-o.ContainerType") == Some("sandbox")
+    {
+        return Ok(Wish::Native);
+    }
+    if let Some(value) = get("run.oci.handler") {
+        return match value {
+            "native" => Ok(Wish::Native),
+            "wasm" => Ok(wasm(format!("annotation run.oci.handler={value}"), true)),
+            "wasm-smart" => Ok(smart(name, "annotation run.oci.handler=wasm-smart", true)),
+            // crun falls through to native here and so starts something else than was asked for.
+            other => {
+                bail!("annotation run.oci.handler: unknown handler {other:?} (wasm, wasm-smart, native)")
+            }
+        };
+    }
+    match get("module.wasm.image/variant") {
+        Some("compat") => return Ok(wasm("annotation module.wasm.image/variant=compat".to_owned(), true)),
+        Some("compat-smart") => {
+            return Ok(smart(name, "annotation module.wasm.image/variant=compat-smart", true));
+        }
+        // Other words of this annotation mean nothing to crun either.
+        _ => {}
+    }
+    match handler {
+        Some("wasm" | "wasm-smart") => return Ok(smart(name, "--handler wasm", false)),
+        Some("native") => return Ok(Wish::Native),
+        Some(other) => bail!("--handler: unknown handler {other:?} (wasm, wasm-smart, native)"),
+        None => {}
+    }
+    let base = Path::new(called_as).file_name().and_then(|base| base.to_str()).unwrap_or_default();
+    if matches!(base, "crun-wasm" | "runw-wasm") {
+        return Ok(smart(name, base, false));
+    }
+    Ok(platform(annotations).map_or(Wish::Auto, |because| wasm(because, false)))
+}
+
+fn wasm(because: String, text: bool) -> Wish {
+    Wish::Wasm { because, text }
+}
+
+/// crun's `-smart`: the name decides, so that native side-cars of an annotated pod stay native. We add the magic.
+fn smart(name: &str, because: &str, text: bool) -> Wish {
+    let file = name.rsplit_once('#').map_or(name, |(file, _)| file);
+    let is_wasm = |name: &str| name.ends_with(".wasm") || (text && name.ends_with(".wat"));
+    if is_wasm(name) || is_wasm(file) { wasm(because.to_owned(), text) } else { Wish::Auto }
+}
+
+/// The platform words that image tools leave in a bundle (image-spec conversion.md; nerdctl's label).
+fn platform(annotations: &HashMap<String, String>) -> Option<String> {
+    let os = |word: &str| matches!(word, "wasi" | "wasip1" | "wasip2" | "wasip3");
+    let arch = |word: &str| matches!(word, "wasm" | "wasm32" | "wasm64");
+    let says = |key: &str, is: &dyn Fn(&str) -> bool| {
+        let value = annotations.get(key)?;
+        is(&value.to_ascii_lowercase()).then(|| format!("annotation {key}={value}"))
+    };
+    says("org.opencontainers.image.os", &os)
+        .or_else(|| says("org.opencontainers.image.architecture", &arch))
+        .or_else(|| says("nerdctl/platform", &|value| value.split('/').any(|word| os(word) || arch(word))))
+}
+
+/// What the file is, by its first bytes; `None` is native. An error where the wish and the file disagree.
+pub fn judge(file: &OwnedFd, wish: &Wish, name: &str) -> Result<Option<Verdict>> {
+    let file = File::from(file.try_clone().context("dup")?);
+    let mut head = [0; 64];
+    let mut len = 0;
+    while len < head.len() {
+        match file.read_at(&mut head[len..], len as u64) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // What cannot be read cannot be wasm for us; the kernel may still execute it.
+            Err(_) if *wish == Wish::Auto => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {name:?}")),
+        }
+    }
+    verdict(&head[..len], wish, name)
+}
+
+fn verdict(head: &[u8], wish: &Wish, name: &str) -> Result<Option<Verdict>> {
+    if head.starts_with(&CORE) {
+        return Ok(Some(Verdict::Core));
+    }
+    if head.starts_with(&COMPONENT) {
+        return Ok(Some(Verdict::Component));
+    }
+    if is_serialized(head) {
+        bail!(
+            "{name:?} is native code serialized by wasmtime, which is never run from an image: ship the .wasm"
+        );
+    }
+    let Wish::Wasm { because, text } = wish else { return Ok(None) };
+    if head.starts_with(b"\0asm") && head.len() >= 8 {
+        bail!("{name:?} is WebAssembly of an unknown version ({:02x?})", &head[4..8]);
+    }
+    // No text starts with a NUL or with ELF's 0x7f; what is no wasm text fails in the parser, by name.
+    if *text && looks_like_text(head) {
+        return Ok(Some(Verdict::Text));
+    }
+    bail!("{name:?} is not WebAssembly, but {because} says it is")
+}
+
+fn looks_like_text(head: &[u8]) -> bool {
+    let start = head.iter().position(|byte| !byte.is_ascii_whitespace());
+    start.is_some_and(|at| head[at] == b'(' || head[at..].starts_with(b";;"))
+}
+
+/// wasmtime-environ's ELFOSABI_WASMTIME, in an ELF of a type that the kernel does not execute.
+fn is_serialized(head: &[u8]) -> bool {
+    const ELFOSABI_WASMTIME: u8 = 200;
+    const ET_EXEC: u8 = 2;
+    const ET_DYN: u8 = 3;
+    head.len() > 17
+        && head.starts_with(b"\x7fELF")
+        && head[7] == ELFOSABI_WASMTIME
+        && !matches!(head[16], ET_EXEC | ET_DYN)
+}
+
+/// argv[0] is nowhere: native reports that in runc's words, unless wasm was demanded.
+pub fn nothing(wish: &Wish, name: &str) -> Result<()> {
+    match wish {
+        Wish::Wasm { because, .. } => {
+            bail!("exec: {name:?}: no such file or directory (wasm, as {because} says)")
+        }
+        Wish::Native | Wish::Auto => Ok(()),
+    }
+}
+
+/// The bytes that are hashed and compiled, read once from the descriptor that was judged.
+pub fn read_whole(file: OwnedFd, name: &str) -> Result<Vec<u8>> {
+    let mut file = File::from(file);
+    let size = file.metadata().with_context(|| format!("stat {name:?}"))?.len();
+    ensure!(size <= MAX_SIZE, "{name:?} is {size} bytes; the largest module is {MAX_SIZE}");
+    let mut bytes = Vec::with_capacity(size as usize);
+    // It may grow while we read.
+    (&mut file).take(MAX_SIZE).read_to_end(&mut bytes).with_context(|| format!("read {name:?}"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,263 @@
+//! Compiled code on the host's disk, written by runw alone. A directory that others could have touched is
+//! refused; a wrong or torn entry is a miss and goes away. Entries never change once named: they are written
+//! under another name, synced, renamed, and later only unlinked, because running guests have them mapped.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+/// Ends every entry, after the digest; a new layout gets a new word.
+const SEAL: &[u8; 8] = b"runw-cw1";
+const TRAILER: u64 = 32 + SEAL.len() as u64;
+const TEMPORARY: &str = ".tmp-";
+/// An entry's mtime says when it was last used, to this precision: not every start writes an inode.
+const TOUCH_AFTER: u64 = 3600;
+
+pub struct Cache {
+    dir: OwnedFd,
+    limit: u64,
+}
+
+/// Held while one key is compiled; the file goes with it.
+pub struct Lock<'a> {
+    cache: &'a Cache,
+    name: String,
+    _file: OwnedFd,
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        // Before the descriptor closes: whoever waits on this inode sees that it lost its name, and opens anew.
+        let _ = rustix::fs::unlinkat(&self.cache.dir, &self.name, AtFlags::empty());
+    }
+}
+
+impl Cache {
+    pub fn open(path: &Path, limit: u64) -> Result<Cache> {
+        let make =
+            |path: &Path, mode: u32| match DirBuilder::new().mode(mode).recursive(mode != 0o700).create(path)
+            {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut dir = rustix::fs::open(path, flags, Mode::empty());
+        if matches!(dir, Err(Errno::NOENT)) {
+            let named = || format!("make {} for compiled code", path.display());
+            make(path.parent().unwrap_or(Path::new("/")), 0o755).with_context(named)?;
+            make(path, 0o700).with_context(named)?;
+            dir = rustix::fs::open(path, flags, Mode::empty());
+        }
+        let dir = dir.with_context(|| format!("open {} for compiled code", path.display()))?;
+        let stat = rustix::fs::fstat(&dir).context("fstat")?;
+        let me = rustix::process::geteuid().as_raw();
+        ensure!(
+            stat.st_uid == me,
+            "{} belongs to uid {}, not to {me}: code is run from it",
+            path.display(),
+            stat.st_uid
+        );
+        let mode = stat.st_mode & 0o7777;
+        ensure!(mode & 0o077 == 0, "{} has mode {mode:04o}, not 0700: code is run from it", path.display());
+        Ok(Cache { dir, limit })
+    }
+
+    /// The verified artifact of a key. Every way in which an entry can be wrong is a miss.
+    pub fn find(&self, key: &str) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, key, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return None,
+            Err(_) => {
+                let _ = rustix::fs::unlinkat(&self.dir, key, AtFlags::empty());
+                return None;
+            }
+        };
+        if let Some(stat) = verified(&file, key) {
+            touch(&file, &stat);
+            return Some(file);
+        }
+        let _ = rustix::fs::unlinkat(&self.dir, key, AtFlags::empty());
+        None
+    }
+
+    /// Waits until nobody else compiles this key.
+    pub fn lock(&self, key: &str) -> Result<Lock<'_>> {
+        let name = format!("{key}.lock");
+        loop {
+            let file = self.lock_file(&name, FlockOperation::LockExclusive)?.context("flock")?;
+            let held = rustix::fs::fstat(&file).context("fstat")?;
+            let named = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW);
+            if named.is_ok_and(|named| named.st_ino == held.st_ino) {
+                return Ok(Lock { cache: self, name, _file: file });
+            }
+        }
+    }
+
+    /// One of as many places as there are CPUs: more compilations at once only make each slower.
+    pub fn slot(&self) -> Result<OwnedFd> {
+        let places = std::thread::available_parallelism().map_or(1, usize::from);
+        for place in 0..places {
+            if let Some(file) =
+                self.lock_file(&format!("cpu-{place}.slot"), FlockOperation::NonBlockingLockExclusive)?
+            {
+                return Ok(file);
+            }
+        }
+        let place = std::process::id() as usize % places;
+        self.lock_file(&format!("cpu-{place}.slot"), FlockOperation::LockExclusive)?.context("flock")
+    }
+
+    /// `None` when somebody else holds it and we did not want to wait.
+    fn lock_file(&self, name: &str, how: FlockOperation) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o600))
+            .with_context(|| format!("open {name} in the cache"))?;
+        loop {
+            match rustix::fs::flock(&file, how) {
+                Ok(()) => return Ok(Some(file)),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error).context("flock"),
+            }
+        }
+    }
+
+    /// Makes an entry with what `write` puts into the file. The caller holds the key's lock.
+    pub fn store(&self, key: &str, write: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<OwnedFd> {
+        let temporary = format!("{TEMPORARY}{key}");
+        // What a killed runw left behind.
+        let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
+            .context("make a file in the cache")?;
+        let done = write(&file).and_then(|()| seal(&file, key)).and_then(|()| {
+            rustix::fs::renameat(&self.dir, &temporary, &self.dir, key).context("rename in the cache")
+        });
+        if let Err(error) = done {
+            let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
+            return Err(error);
+        }
+        self.evict(key);
+        drop(file);
+        // Anew and read-only: nothing that could write the entry may reach the container.
+        self.find(key).context("the cache entry just written cannot be read back")
+    }
+
+    /// Unlinks what was used longest ago until the rest fits. Best effort: a full cache is no reason to fail.
+    fn evict(&self, keep: &str) {
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.dir) else { return };
+        let mut held = Vec::new();
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let Ok(stat) = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let stale =
+                name.starts_with(TEMPORARY) && now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER;
+            if stale {
+                let _ = rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty());
+            } else if is_key(&name) {
+                held.push((stat.st_mtime, stat.st_size as u64, name));
+            }
+        }
+        held.sort();
+        let mut total: u64 = held.iter().map(|(_, size, _)| size).sum();
+        for (_, size, name) in held {
+            if total <= self.limit {
+                return;
+            }
+            if name != keep && rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty()).is_ok() {
+                total -= size;
+            }
+        }
+    }
+}
+
+/// The name of an entry: everything that decides the compiler's output.
+pub fn key(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_key(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn touch(file: &OwnedFd, stat: &Stat) {
+    if now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER {
+        let time = Timespec { tv_sec: now() as i64, tv_nsec: 0 };
+        // Only the order of eviction suffers if this fails.
+        let _ = rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time });
+    }
+}
+
+/// Appends digest and seal, and makes the file what `verified` accepts.
+fn seal(file: &OwnedFd, key: &str) -> Result<()> {
+    let size = rustix::fs::fstat(file).context("fstat")?.st_size as u64;
+    ensure!(size > 0, "the compiler wrote nothing");
+    let mut trailer = digest(file, key, size).context("read back compiled code")?.to_vec();
+    trailer.extend_from_slice(SEAL);
+    let mut at = 0;
+    while at < trailer.len() {
+        match rustix::io::pwrite(file, &trailer[at..], size + at as u64) {
+            Ok(0) => bail!("the cache's file system is full"),
+            Ok(count) => at += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("write to the cache"),
+        }
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(0o444)).context("chmod in the cache")?;
+    rustix::fs::fsync(file).context("sync the cache")
+}
+
+/// Owner, mode, and the digest over key and contents, so that not even a renamed entry passes for another.
+fn verified(file: &OwnedFd, key: &str) -> Option<Stat> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o7777 == 0o444;
+    let size = (stat.st_size as u64).checked_sub(TRAILER).filter(|_| regular && ours)?;
+    let mut trailer = [0; TRAILER as usize];
+    let count = rustix::io::pread(file, &mut trailer, size).ok()?;
+    let right = count == trailer.len() && trailer[32..] == SEAL[..];
+    (right && digest(file, key, size).ok()?[..] == trailer[..32]).then_some(stat)
+}
+
+fn digest(file: &OwnedFd, key: &str, size: u64) -> rustix::io::Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    hash.update(key);
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < size {
+        let want = buffer.len().min((size - at) as usize);
+        match rustix::io::pread(file.as_fd(), &mut buffer[..want], at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => {
+                hash.update(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(hash.finalize().into())
+}

@@ -1,0 +1,96 @@
+//! From bytes to an artifact of the cache, compiling in a confined child when there is none. In the parent no
+//! engine is made: everything of wasmtime here runs inside the job.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+
+use super::Kind;
+use super::cache::{self, Cache};
+use super::engine;
+use super::settings::{self, Settings};
+use super::world::plain;
+use crate::executor::Host;
+use crate::executor::select::Verdict;
+use crate::seam::ConfineLimits;
+
+/// Cranelift recurses over what the guest nests; rayon's own 2 MiB is less than a main thread has.
+const COMPILER_STACK: usize = 8 << 20;
+
+/// The verified artifact for these bytes.
+pub fn compiled(bytes: &[u8], form: Verdict, name: &str, host: &Host) -> Result<(OwnedFd, Kind)> {
+    let settings = operator(host)?;
+    ensure!(settings.wasm.enabled, "{name:?} is WebAssembly, which this host's operator has turned off");
+    let kind = match form {
+        Verdict::Core => Kind::Core,
+        Verdict::Component => Kind::Component,
+        Verdict::Text => kind_of_text(bytes),
+    };
+    let cache = Cache::open(&settings::cache_dir(&settings, host.rootless)?, settings.wasm.cache_size)?;
+    let key =
+        cache::key(&[bytes, engine::VERSION.as_bytes(), engine::CONFIGURATION, engine::cpu().as_bytes()]);
+    if let Some(artifact) = cache.find(&key) {
+        return Ok((artifact, kind));
+    }
+    let _lock = cache.lock(&key)?;
+    // Whoever held the lock before us compiled it.
+    if let Some(artifact) = cache.find(&key) {
+        return Ok((artifact, kind));
+    }
+    let _slot = cache.slot()?;
+    let limits =
+        ConfineLimits { memory: settings.wasm.compile_memory, deadline: settings.wasm.compile_deadline };
+    let artifact = cache
+        .store(&key, |file| {
+            (host.confine)(&limits, &[file.as_raw_fd()], &mut || compile(bytes, kind, file.as_fd()))
+        })
+        .with_context(|| format!("compile {name:?}"))?;
+    Ok((artifact, kind))
+}
+
+fn operator(host: &Host) -> Result<Settings> {
+    let path = host.settings.map(PathBuf::from).or_else(|| settings::usual_path(host.rootless));
+    path.map_or_else(|| Ok(Settings::default()), |path| settings::read(&path))
+}
+
+/// The confined child's work.
+fn compile(bytes: &[u8], kind: Kind, into: BorrowedFd<'_>) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .stack_size(COMPILER_STACK)
+        .build_global()
+        .context("start compiler threads")?;
+    let engine = engine::engine()?;
+    let code = match kind {
+        Kind::Core => engine.precompile_module(bytes),
+        Kind::Component => engine.precompile_component(bytes),
+    }
+    .map_err(plain)?;
+    let mut rest = code.as_slice();
+    while !rest.is_empty() {
+        match rustix::io::write(into, rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("write compiled code"),
+        }
+    }
+    Ok(())
+}
+
+/// The first keyword of wat text after blanks and comments. A wrong guess is the parser's error, not a danger.
+fn kind_of_text(bytes: &[u8]) -> Kind {
+    let text = String::from_utf8_lossy(bytes);
+    let mut rest = text.trim_start();
+    loop {
+        if rest.starts_with(";;") {
+            rest = rest.split_once('\n').map_or("", |(_, after)| after).trim_start();
+        } else if rest.starts_with("(;") {
+            rest = rest.split_once(";)").map_or("", |(_, after)| after).trim_start();
+        } else {
+            break;
+        }
+    }
+    let word = rest.strip_prefix('(').unwrap_or_default().trim_start();
+    if word.starts_with("component") { Kind::Component } else { Kind::Core }
+}

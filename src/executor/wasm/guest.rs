@@ -1,0 +1,115 @@
+//! The child's side of a wasm workload: `ready` loads, links and prepares everything that can fail while create
+//! can still say so; `run` enters the guest. The only output of its own is a trap's backtrace, on the guest's
+//! standard error, where a user of wasmtime looks for it.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags};
+
+use super::world::{self, Program};
+use super::{Grants, Kind, engine, load};
+use crate::seam::Granted;
+
+pub struct Guest {
+    artifact: Option<OwnedFd>,
+    kind: Kind,
+    function: Option<String>,
+    grants: Grants,
+    ready: Option<Ready>,
+}
+
+struct Ready {
+    runtime: tokio::runtime::Runtime,
+    program: Program,
+    keeps: Vec<RawFd>,
+}
+
+impl Guest {
+    pub fn new(artifact: OwnedFd, kind: Kind, function: Option<String>, grants: Grants) -> Guest {
+        Guest { artifact: Some(artifact), kind, function, grants, ready: None }
+    }
+
+    pub fn artifact(&self) -> Option<RawFd> {
+        self.artifact.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    pub fn keeps(&self) -> Vec<RawFd> {
+        self.ready.as_ref().map(|ready| ready.keeps.clone()).unwrap_or_default()
+    }
+
+    pub fn ready(&mut self, granted: Granted) -> Result<()> {
+        let artifact = self.artifact.take().context("internal: a wasm workload is made ready once")?;
+        let tree = granted.tree.context("internal: no guest tree was granted")?;
+        let own_fds = granted.proc_fd.context("internal: no /proc/self/fd was granted")?;
+        let ours = [artifact.as_raw_fd(), tree.as_raw_fd(), own_fds.as_raw_fd()];
+        let before: BTreeSet<RawFd> =
+            open_fds(&own_fds)?.into_iter().filter(|fd| !ours.contains(fd)).collect();
+
+        let engine = engine::engine()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the async runtime")?;
+        let program = match self.kind {
+            Kind::Core => {
+                let module = load::module(&engine, artifact).context("load compiled code")?;
+                let wasi = inside(&tree, || world::context(&self.grants))?;
+                world::core(&engine, &module, wasi, self.function.take())?
+            }
+            Kind::Component => {
+                let component =
+                    inside(&own_fds, || load::component(&engine, &artifact)).context("load compiled code")?;
+                let wasi = inside(&tree, || world::context(&self.grants))?;
+                world::component(&engine, &component, wasi, self.function.take())?
+            }
+        };
+        drop(tree);
+        let mut keeps = open_fds(&own_fds)?;
+        keeps.retain(|fd| *fd != own_fds.as_raw_fd() && !before.contains(fd));
+        self.ready = Some(Ready { runtime, program, keeps });
+        Ok(())
+    }
+
+    pub fn run(&mut self) -> Result<i32> {
+        let Some(Ready { runtime, program, .. }) = self.ready.take() else {
+            bail!("internal: run before ready")
+        };
+        let ended = runtime.block_on(program.run());
+        // std's stdout holds back an unfinished line, and nothing runs at exit: we leave by _exit.
+        let _ = std::io::stdout().flush();
+        let (status, said) = world::status(ended);
+        if let Some(text) = said {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        // A stdin reader may sit in read(2) on a thread of the runtime's; waiting for it would hang the exit.
+        runtime.shutdown_background();
+        Ok(status)
+    }
+}
+
+/// Runs `job` with `dir` as the current directory, since wasmtime takes paths where we hold descriptors. The way
+/// back is never skipped: both directories would lead out of the container.
+fn inside<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T>) -> Result<T> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Without search permission in the cwd there is no way back to it; "/" then.
+    let back = rustix::fs::open(".", flags, Mode::empty()).ok();
+    rustix::process::fchdir(dir).context("enter the guest's root directory")?;
+    let result = job();
+    if !back.is_some_and(|back| rustix::process::fchdir(&back).is_ok()) {
+        rustix::process::chdir("/").context("leave the guest's root directory")?;
+    }
+    result
+}
+
+/// All descriptors open now, except the one that lists them.
+fn open_fds(own_fds: &OwnedFd) -> Result<Vec<RawFd>> {
+    let dir = rustix::fs::Dir::read_from(own_fds).context("read /proc/self/fd")?;
+    let own = dir.fd().context("read /proc/self/fd")?.as_raw_fd();
+    let names: std::result::Result<Vec<_>, _> = dir.collect();
+    let number = |entry: &rustix::fs::DirEntry| entry.file_name().to_str().ok()?.parse::<RawFd>().ok();
+    let fds = names.context("read /proc/self/fd")?;
+    Ok(fds.iter().filter_map(number).filter(|fd| *fd != own).collect())
+}
