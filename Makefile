@@ -1,0 +1,49 @@
+# Two words for a person: `make demo` and `make test`. Both work from a clean clone on Debian 12 with cargo.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A fixed place outside the tree: a clean clone on the same machine compiles wasmtime only once, and a fresh
+# machine loses nothing but time.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/runw/target
+RUNW := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/runw
+SKIPS := $(CARGO_TARGET_DIR)/skipped
+
+# libseccomp is linked into runw; all else builds the guests and root file systems of demo and tests, or is the
+# peer that they compare with (runc, crun).
+PACKAGES := libseccomp-dev pkg-config gcc libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
+	procps python3 python3-venv ca-certificates xz-utils
+
+.PHONY: help setup build demo test test-all clean
+help:
+	@echo "make demo   build runw, run a native and a wasm container, show each step"
+	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
+
+setup:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install rustup, it reads rust-toolchain.toml" >&2; exit 1; }
+	@missing=(); for p in $(PACKAGES); do dpkg -s $$p 2>/dev/null | grep -q '^Status: install ok installed' || missing+=($$p); done; \
+	if (( $${#missing[@]} )); then \
+		echo "installing $${missing[*]}"; sudo=; (( EUID == 0 )) || sudo=sudo; \
+		$$sudo apt-get -q update && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qy install --no-install-recommends $${missing[*]}; \
+	fi
+
+build: setup
+	cargo build --release --locked
+
+demo: build
+	RUNW=$(RUNW) demo/demo.sh
+
+test: build
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	@tests/guests/build.py >/dev/null
+	@rm -f $(SKIPS)
+	@status=0; RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
+	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
+
+test-all: export RUNW_TEST_LONG := 1
+test-all: test
+
+clean:
+	cargo clean

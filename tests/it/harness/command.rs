@@ -1,0 +1,112 @@
+//! Runs a program under a deadline with its output in files: a detached container keeps its stdio open, so pipes
+//! would hang whoever reads to their end.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub struct Out {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Out {
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// Exit 1 and one line on stderr that holds every one of `words`.
+    #[track_caller]
+    pub fn refused(&self, words: &[&str]) {
+        assert_eq!(self.code, 1, "{self:#?}");
+        assert!(!self.err.trim().is_empty(), "no message: {self:#?}");
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is not in {self:#?}");
+        }
+        assert!(!self.err.contains("panicked"), "{self:#?}");
+    }
+}
+
+pub struct Running {
+    pub child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Running {
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    pub fn out_path(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.out_path()).expect("stdout file")).into_owned()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("err")).expect("stderr file")).into_owned()
+    }
+
+    pub fn wait(&mut self) -> Out {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("wait for a child") {
+                break status;
+            }
+            if started.elapsed() > DEADLINE {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                panic!("hung for {DEADLINE:?}; out {:?}, err {:?}", self.out(), self.err());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        use std::os::unix::process::ExitStatusExt;
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Out { code, out: self.out(), err: self.err() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn spawn(command: &mut Command) -> Running {
+    start(command, Stdio::null())
+}
+
+/// As `spawn`, with `text` on a pipe as stdin.
+pub fn spawn_with_stdin(command: &mut Command, text: &[u8]) -> Running {
+    let mut running = start(command, Stdio::piped());
+    let mut pipe = running.child.stdin.take().expect("a stdin pipe");
+    pipe.write_all(text).expect("write stdin");
+    running
+}
+
+fn start(command: &mut Command, stdin: Stdio) -> Running {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| File::create(dir.path().join(name)).expect("an output file");
+    let child = command
+        .stdin(stdin)
+        .stdout(file("out"))
+        .stderr(file("err"))
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    Running { child, dir }
+}
+
+pub fn run(command: &mut Command) -> Out {
+    spawn(command).wait()
+}

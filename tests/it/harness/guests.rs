@@ -1,0 +1,16 @@
+//! Guests are built from `tests/guests` by its own script and cached outside the tree.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+pub fn guest(name: &str) -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/build.py");
+        let out = Command::new(script).stderr(Stdio::inherit()).output().expect("run tests/guests/build.py");
+        assert!(out.status.success(), "tests/guests/build.py failed");
+        PathBuf::from(String::from_utf8(out.stdout).expect("a path").trim())
+    });
+    dir.join(name)
+}

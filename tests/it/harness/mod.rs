@@ -1,0 +1,131 @@
+//! What every test needs: the runtime under test, bundles, containers that clean up, deadlines, loud skips.
+//! Nothing here knows what a right answer is.
+
+mod bundle;
+mod command;
+mod container;
+mod guests;
+mod leftovers;
+mod socket;
+
+pub use bundle::{Bundle, cap, id_map, script};
+pub use command::{Out, Running, run, spawn, spawn_with_stdin};
+pub use container::Container;
+pub use guests::guest;
+pub use leftovers::nothing_left;
+pub use socket::ConsoleSocket;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Runw,
+    Runc,
+    Crun,
+}
+
+pub fn runtime() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        std::env::var_os("RUNW_TEST_RUNTIME").unwrap_or_else(|| env!("CARGO_BIN_EXE_runw").into()).into()
+    })
+}
+
+pub fn kind() -> Kind {
+    match runtime().file_name().and_then(|n| n.to_str()) {
+        Some("runc") => Kind::Runc,
+        Some("crun") => Kind::Crun,
+        _ => Kind::Runw,
+    }
+}
+
+/// The words before the command. crun 1.8 refuses hybrid cgroups, so as a control it runs without any.
+pub fn global_flags(runtime: &Path) -> &'static [&'static str] {
+    if runtime.ends_with("crun") && hybrid() { &["--cgroup-manager=disabled"] } else { &[] }
+}
+
+/// v1 controllers with a v2 tree beside them.
+pub fn hybrid() -> bool {
+    Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+}
+
+pub fn cache() -> PathBuf {
+    let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
+    std::env::var_os("RUNW_TEST_CACHE").map_or_else(|| PathBuf::from(home).join(".cache/runw"), PathBuf::from)
+}
+
+/// The long form of a test, asked for by `make test-all`.
+pub fn long() -> bool {
+    std::env::var_os("RUNW_TEST_LONG").is_some()
+}
+
+/// A test that cannot run says so past libtest's capture, and in the file that `make test` counts.
+pub fn skip(reason: &str) {
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    let line = format!("skipped {name}: {reason}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(path) = std::env::var_os("RUNW_TEST_SKIPS") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("open the skip file");
+        file.write_all(line.as_bytes()).expect("record a skip");
+    }
+}
+
+/// True when this test must not judge the runtime under test: a peer that is known to differ, and why.
+pub fn differs(peer: Kind, why: &str) -> bool {
+    let yes = kind() == peer;
+    if yes {
+        skip(&format!("{peer:?} differs: {why}"));
+    }
+    yes
+}
+
+/// True when only runw can be asked (the peers have no such thing).
+pub fn runw_only(what: &str) -> bool {
+    let yes = kind() != Kind::Runw;
+    if yes {
+        skip(&format!("{:?} has no {what}", kind()));
+    }
+    yes
+}
+
+/// True, with a skip, when this process is not the host's root.
+pub fn not_root() -> bool {
+    let yes = !rustix::process::geteuid().is_root();
+    if yes {
+        skip("needs root");
+    }
+    yes
+}
+
+/// True, with a skip, when the runtime under test runs without cgroups here.
+pub fn no_cgroups() -> bool {
+    let yes = !global_flags(runtime()).is_empty();
+    if yes {
+        skip("crun 1.8 refuses hybrid cgroups and runs with none");
+    }
+    yes
+}
+
+/// A name no other test, and no other run on this machine, has.
+pub fn unique(what: &str) -> String {
+    static N: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}-{what}", std::process::id(), N.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Polls until `ready` says yes; panics with `what` when it does not in ten seconds.
+pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !ready() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| !s.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+}

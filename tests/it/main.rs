@@ -1,0 +1,21 @@
+//! Real containers through the real binary. `RUNW_TEST_RUNTIME=/usr/bin/runc` (or crun) points the same tests at
+//! a peer: what holds for runc is what runw is held to, and where a peer differs the test says why.
+
+mod harness;
+
+mod cgroups;
+mod controls;
+mod debian;
+mod errors;
+mod exec;
+mod fds;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
+mod safety;
+mod terminal;
+mod unified;
+mod wasm;
+mod wasm_files;
