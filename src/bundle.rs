@@ -52,6 +52,18 @@ impl Bundle {
     }
 }
 
+/// A config.json that `create` has accepted before, read again: nothing is checked twice, nothing said twice.
+pub fn reload(path: &Path) -> Result<Spec> {
+    let (mut spec, mut warnings): (Spec, _) = parse(&read_json(path)?)?;
+    settle(&mut spec, &mut warnings);
+    Ok(spec)
+}
+
+/// What `exec` made of flags: the same rules as for config.json's `process`.
+pub fn check_process(process: &Process) -> Result<()> {
+    process::check(process)
+}
+
 /// The file of `exec --process`: the same rules as for config.json's `process`.
 pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
     let (process, warnings): (Process, _) = parse(bytes)?;

@@ -1,10 +1,21 @@
 //! `runw create`: makes a container that waits for `start`.
 
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Process, Spec};
 
-use super::Globals;
+use super::{Globals, common};
+use crate::bundle::Bundle;
+use crate::executor::{self, Selection};
+use crate::linux::cgroup::Cgroup;
+use crate::linux::create::{Create, Init, Journal};
+use crate::linux::fds::Preserved;
+use crate::linux::{hooks, seal, terminal};
+use crate::log;
+use crate::seam::{self, Status, Workload};
+use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -47,6 +58,193 @@ pub struct Common {
     pub no_subreaper: bool,
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    seal::ensure()?;
+    let bundle = load(&args.common)?;
+    let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
+    make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
+    Ok(0)
+}
+
+pub(super) fn load(args: &Common) -> Result<Bundle> {
+    let bundle = Bundle::load(&args.bundle, args.config.as_deref())?;
+    bundle.warnings.iter().for_each(|warning| log::warn(warning));
+    Ok(bundle)
+}
+
+/// A container that is made, and still locked.
+pub(super) struct Made {
+    pub entry: Entry,
+    pub init: Init,
+}
+
+/// Takes the id, makes the container, and takes everything back when that fails.
+pub(super) fn make(
+    args: &Common,
+    id: &str,
+    bundle: &Bundle,
+    console: Option<OwnedFd>,
+    globals: &Globals,
+) -> Result<Made> {
+    let preserved = Preserved::find(args.preserve_fds)?;
+    let mut entry = globals.root.reserve(id)?;
+    match fill(&mut entry, args, bundle, console, preserved, globals) {
+        Ok(init) => Ok(Made { entry, init }),
+        Err(error) => {
+            let state = common::hook_state(&entry.record, Status::Stopped, None);
+            // The error at hand is the one to be told; what stays behind is `delete --force`'s.
+            let _ = entry.remove();
+            let poststop = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+            if let Err(error) = hooks::run("poststop", poststop, &state, Some(&bundle.dir)) {
+                log::warn(&format!("{error:#}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    entry: &mut Entry,
+    args: &Common,
+    bundle: &Bundle,
+    console: Option<OwnedFd>,
+    preserved: Preserved,
+    globals: &Globals,
+) -> Result<Init> {
+    let spec = &bundle.spec;
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|l| l.cgroups_path().as_deref());
+    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
+    entry.record.oci_version = spec.version().clone();
+    entry.record.bundle.clone_from(&bundle.dir);
+    entry.record.rootfs.clone_from(&bundle.rootfs);
+    entry.record.annotations = spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    entry.record.cgroup = serde_json::to_value(&cgroup)?;
+    // Before anything is made, so that a `create` that is killed can be cleaned up.
+    entry.save()?;
+    std::fs::write(entry.dir.join(CONFIG), &bundle.config).context("copy config.json to the state directory")?;
+
+    let process = process(spec, preserved)?;
+    let mut workload = choose(&process, bundle, globals)?;
+    let record = entry.record.clone();
+    let create = Create {
+        id: &record.id,
+        spec,
+        process: &process,
+        bundle: &bundle.dir,
+        rootfs: &bundle.rootfs,
+        start_socket: &entry.dir.join(START_SOCKET),
+        cgroup: &cgroup,
+        preserved,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        hook_state: &|status, pid| common::hook_state(&record, status, pid),
+    };
+    let pidfd_socket = args.pidfd_socket.as_deref().map(terminal::connect).transpose()?;
+    let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
+    crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
+}
+
+fn process(spec: &Spec, preserved: Preserved) -> Result<Process> {
+    let mut process = spec.process().clone().context("process is required")?;
+    let env = process.env().iter().flatten().cloned().chain(preserved.env()).collect();
+    process.set_env(Some(env));
+    Ok(process)
+}
+
+fn choose<'a>(process: &'a Process, bundle: &'a Bundle, globals: &'a Globals) -> Result<Box<dyn Workload + 'a>> {
+    let spec = &bundle.spec;
+    let linux = spec.linux().as_ref();
+    let early = spec.hooks().as_ref().is_some_and(|hooks| {
+        #[expect(deprecated, reason = "prestart is deprecated in the runtime-spec, and still what Docker uses")]
+        let prestart = hooks.prestart().is_some();
+        prestart || hooks.create_runtime().is_some() || hooks.create_container().is_some()
+    });
+    let none = std::collections::HashMap::new();
+    let root = common::open_directory(&bundle.rootfs)?;
+    executor::select(&Selection {
+        process,
+        annotations: spec.annotations().as_ref().unwrap_or(&none),
+        mounts: spec.mounts().as_deref().unwrap_or_default(),
+        masked: linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default(),
+        hooks: early,
+        exec: false,
+        root: root.as_fd(),
+        bundle: &bundle.dir,
+        called_as: &common::called_as(globals),
+        handler: globals.handler.as_deref(),
+        host: common::host(globals),
+    })
+}
+
+/// What is written down while the container is made.
+struct Pages<'a> {
+    entry: &'a mut Entry,
+    pid_file: Option<&'a Path>,
+    pidfd_socket: Option<OwnedFd>,
+}
+
+impl Journal for Pages<'_> {
+    fn cloned(&mut self, process: seam::Process) -> Result<()> {
+        self.entry.record.init = Some(process);
+        self.entry.save()
+    }
+
+    /// state.json first: whoever sees the pid file may ask for the state at once (conmon, containerd's shim).
+    fn ready(&mut self) -> Result<()> {
+        self.entry.record.created_done = true;
+        self.entry.save()?;
+        let init = self.entry.record.init.context("no init process")?;
+        if let Some(socket) = &self.pidfd_socket {
+            common::send_pidfd(socket, init)?;
+        }
+        self.pid_file.map_or(Ok(()), |path| common::write_pid_file(path, init.pid))
+    }
+}
+
+/// Where the terminal's master goes.
+pub(super) enum Console {
+    None,
+    /// The engine's socket.
+    Socket(OwnedFd),
+    /// To ourselves, over this pair: (ours, the child's).
+    Own(OwnedFd, OwnedFd),
+}
+
+impl Console {
+    /// runc's rules and words (utils_linux.go, `checkTerminal`).
+    pub fn decide(spec: &Spec, socket: Option<&Path>, detach: bool) -> Result<Console> {
+        let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+        Console::of(terminal, socket, detach)
+    }
+
+    pub fn of(terminal: bool, socket: Option<&Path>, detach: bool) -> Result<Console> {
+        match socket {
+            None if terminal && detach => {
+                bail!("cannot allocate tty if runw will detach without setting console socket")
+            }
+            Some(_) if !terminal || !detach => {
+                bail!("cannot use console socket if runw will not detach or allocate tty")
+            }
+            Some(path) => Ok(Console::Socket(terminal::connect(path)?)),
+            None if terminal => {
+                let (ours, theirs) = terminal::pair()?;
+                Ok(Console::Own(ours, theirs))
+            }
+            None => Ok(Console::None),
+        }
+    }
+
+    pub fn into_child(self) -> Option<OwnedFd> {
+        self.split().1
+    }
+
+    /// (ours, the child's)
+    pub fn split(self) -> (Option<OwnedFd>, Option<OwnedFd>) {
+        match self {
+            Console::None => (None, None),
+            Console::Socket(socket) => (None, Some(socket)),
+            Console::Own(ours, theirs) => (Some(ours), Some(theirs)),
+        }
+    }
 }

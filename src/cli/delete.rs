@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail};
 
-use super::Globals;
+use super::{Globals, common};
+use crate::linux::lifecycle;
+use crate::seam::Status;
+use crate::state::NOT_EXIST;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -17,6 +20,30 @@ pub struct Args {
     pub id: String,
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    for id in common::matching(globals, &args.id, args.regex)? {
+        match one(&id, args.force, globals) {
+            // Engines call it until it succeeds; gone is what they want.
+            Err(error) if args.force && error.to_string() == NOT_EXIST => {}
+            other => other?,
+        }
+    }
+    Ok(0)
+}
+
+fn one(id: &str, force: bool, globals: &Globals) -> Result<()> {
+    let mut entry = globals.root.load(id)?;
+    entry.lock()?;
+    match lifecycle::status(&entry)? {
+        Status::Stopped => {}
+        // Nothing of the workload has run yet, so runc deletes it without being forced.
+        Status::Created => end(&entry)?,
+        _ if force => end(&entry)?,
+        status => bail!("cannot delete container {id} that is not stopped: {}", status.as_str()),
+    }
+    common::destroy(entry)
+}
+
+fn end(entry: &crate::state::Entry) -> Result<()> {
+    lifecycle::kill_all(entry.record.init, lifecycle::cgroup(entry)?.as_ref())
 }

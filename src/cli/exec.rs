@@ -1,10 +1,21 @@
 //! `runw exec`: runs another process in a container.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 
-use super::Globals;
+use super::create::Console;
+use super::{Globals, common};
+use crate::executor::{self, Selection};
+use crate::linux::exec::{Exec, Running};
+use crate::linux::fds::Preserved;
+use crate::linux::{foreground, lifecycle, seal, terminal};
+use crate::seam::{self, Status};
+use crate::state::Entry;
+use crate::{bundle, log};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -91,8 +102,166 @@ fn parse_user(text: &str) -> Result<User> {
     }
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    seal::ensure()?;
+    let entry = globals.root.load(&args.id)?;
+    let init = running(&entry, args.ignore_paused)?;
+    let spec = common::saved_spec(&entry)?;
+    let preserved = Preserved::find(args.preserve_fds)?;
+    let process = process(&args, &spec, preserved)?;
+    let console = Console::of(process.terminal().unwrap_or(false), args.console_socket.as_deref(), args.detach)?;
+    let signals = foreground::block_signals()?;
+    if !args.detach && !args.no_subreaper {
+        foreground::set_subreaper()?;
+    }
+    let (ours, theirs) = console.split();
+    let running = match enter(&args, globals, &entry, init, &spec, &process, preserved, theirs) {
+        Ok(running) => running,
+        Err(error) => {
+            signals.restore()?;
+            return Err(error);
+        }
+    };
+    tell(&args, &running)?;
+    if args.detach {
+        return Ok(0);
+    }
+    let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
+    let status = foreground::wait(&signals, running.process, running.pidfd.as_fd(), master)?;
+    u8::try_from(status).context("exit status")
+}
+
+fn running(entry: &Entry, ignore_paused: bool) -> Result<seam::Process> {
+    match lifecycle::status(entry)? {
+        Status::Stopped => bail!("cannot exec in a stopped container"),
+        Status::Creating => bail!("cannot exec in a container that is being created"),
+        Status::Paused if !ignore_paused => {
+            bail!("cannot exec in a paused container (use --ignore-paused to override)")
+        }
+        _ => entry.record.init.context("cannot exec in a stopped container"),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what `run` has found out, each used once")]
+fn enter(
+    args: &Args,
+    globals: &Globals,
+    entry: &Entry,
+    init: seam::Process,
+    spec: &Spec,
+    process: &Process,
+    preserved: Preserved,
+    console: Option<std::os::fd::OwnedFd>,
+) -> Result<Running> {
+    let cgroup = lifecycle::cgroup(entry)?.context("the container has no cgroup")?;
+    let joiner = cgroup.joiner(&args.cgroup)?;
+    let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
+    let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut workload = executor::select(&Selection {
+        process,
+        annotations: &annotations,
+        mounts: &[],
+        masked: &[],
+        hooks: false,
+        exec: true,
+        root: root.as_fd(),
+        bundle: &entry.record.bundle,
+        called_as: &common::called_as(globals),
+        handler: globals.handler.as_deref(),
+        host: common::host(globals),
+    })?;
+    let exec = Exec {
+        id: &args.id,
+        process,
+        seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()),
+        seccomp_state: &|pid| common::hook_state(&entry.record, Status::Running, Some(pid)),
+        init,
+        joiner: &joiner,
+        preserved,
+        // runc gives an exec'd process a keyring unless told otherwise at create; crun the same.
+        no_new_keyring: false,
+    };
+    crate::linux::exec::exec(&exec, console, workload.as_mut())
+}
+
+fn tell(args: &Args, running: &Running) -> Result<()> {
+    if let Some(path) = &args.pidfd_socket {
+        common::send_pidfd(&terminal::connect(path)?, running.process)?;
+    }
+    args.pid_file.as_deref().map_or(Ok(()), |path| common::write_pid_file(path, running.process.pid))
+}
+
+/// `--process`, or the container's own process with what the flags change (runc's `getProcess`).
+fn process(args: &Args, spec: &Spec, preserved: Preserved) -> Result<Process> {
+    let mut process = match &args.process {
+        Some(path) => {
+            let (process, warnings) = bundle::parse_process(&bundle::read_json(path)?)
+                .with_context(|| format!("--process {}", path.display()))?;
+            warnings.iter().for_each(|warning| log::warn(warning));
+            process
+        }
+        None => from_flags(args, spec)?,
+    };
+    let env = process.env().iter().flatten().cloned().chain(preserved.env()).collect();
+    process.set_env(Some(env));
+    Ok(process)
+}
+
+fn from_flags(args: &Args, spec: &Spec) -> Result<Process> {
+    if args.command.is_empty() {
+        bail!("process args cannot be empty");
+    }
+    let mut process = spec.process().clone().context("the container has no process")?;
+    process.set_args(Some(args.command.clone()));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    let env = process.env().iter().flatten().chain(&args.env).cloned().collect();
+    process.set_env(Some(env));
+    process.set_terminal(Some(args.tty));
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(profile) = &args.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &args.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    let mut user = process.user().clone();
+    if let Some(User { uid, gid }) = args.user {
+        user.set_uid(uid);
+        user.set_gid(gid.unwrap_or(user.gid()));
+    }
+    if !args.additional_gids.is_empty() {
+        let gids = user.additional_gids().iter().flatten().chain(&args.additional_gids).copied().collect();
+        user.set_additional_gids(Some(gids));
+    }
+    process.set_user(user);
+    add_capabilities(&mut process, &args.cap)?;
+    bundle::check_process(&process)?;
+    Ok(process)
+}
+
+/// To the bounding, effective and permitted sets. Never to the inheritable one (CVE-2022-29162), and so not to the
+/// ambient one, which needs it.
+fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut sets = process.capabilities().clone().unwrap_or_else(LinuxCapabilities::default);
+    for name in names {
+        let short = name.strip_prefix("CAP_").unwrap_or(name);
+        let cap = Capability::from_str(short).map_err(|_| anyhow::anyhow!("--cap: unknown capability {name}"))?;
+        let with = |set: &Option<std::collections::HashSet<Capability>>| {
+            Some(set.iter().flatten().copied().chain([cap]).collect())
+        };
+        sets.set_bounding(with(sets.bounding()));
+        sets.set_effective(with(sets.effective()));
+        sets.set_permitted(with(sets.permitted()));
+    }
+    process.set_capabilities(Some(sets));
+    Ok(())
 }
 
 #[cfg(test)]

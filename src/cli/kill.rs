@@ -2,7 +2,11 @@
 
 use anyhow::{Result, bail};
 
-use super::Globals;
+use super::{Globals, common};
+use crate::linux::lifecycle;
+use crate::seam::Status;
+
+const SIGKILL: i32 = 9;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -20,8 +24,41 @@ pub struct Args {
     pub signal: i32,
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    for id in common::matching(globals, &args.id, args.regex)? {
+        one(&id, args.signal, args.all, globals)?;
+    }
+    Ok(0)
+}
+
+fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
+    let entry = globals.root.load(id)?;
+    let status = lifecycle::status(&entry)?;
+    let cgroup = lifecycle::cgroup(&entry)?;
+    if all {
+        // runc: with --all a container whose init is gone is no error, its other processes are still meant.
+        if let Some(cgroup) = &cgroup {
+            cgroup.signal_all(signal)?;
+        }
+        return Ok(());
+    }
+    let (Some(init), true) = (entry.record.init, status != Status::Stopped) else {
+        bail!("container not running");
+    };
+    if !lifecycle::signal(init, signal)? {
+        bail!("container not running");
+    }
+    if signal == SIGKILL && let Some(cgroup) = &cgroup {
+        if !lifecycle::has_own_pid_namespace(init.pid) {
+            // Nobody takes init's children with it (runc does the same).
+            cgroup.signal_all(SIGKILL)?;
+        }
+        if status == Status::Paused {
+            // On cgroup v1 a frozen process does not even die.
+            cgroup.set_frozen(false)?;
+        }
+    }
+    Ok(())
 }
 
 /// Linux's numbers on every architecture we build for (signal(7): x86, arm and most others).

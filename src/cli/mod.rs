@@ -2,6 +2,7 @@
 //! verbs' stories are in files of their own; no kernel calls here.
 
 pub mod argv;
+mod common;
 pub mod create;
 pub mod delete;
 pub mod exec;

@@ -1,8 +1,12 @@
 //! `runw run`: create, start and, unless detached, wait.
 
-use anyhow::{Result, bail};
+use std::os::fd::AsFd;
 
-use super::{Globals, create::Common};
+use anyhow::{Context, Result};
+
+use super::create::{self, Common, Console, Made};
+use super::{Globals, common, start};
+use crate::linux::{foreground, lifecycle, seal, terminal};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -19,6 +23,43 @@ pub struct Args {
     pub id: String,
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    seal::ensure()?;
+    let bundle = create::load(&args.common)?;
+    let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), args.detach)?;
+    // Before the clone: a signal that comes while we create is the container's, not lost.
+    let signals = foreground::block_signals()?;
+    if !args.detach && !args.common.no_subreaper {
+        foreground::set_subreaper()?;
+    }
+    let (ours, theirs) = console.split();
+    let made = match create::make(&args.common, &args.id, &bundle, theirs, globals) {
+        Ok(made) => made,
+        Err(error) => {
+            signals.restore()?;
+            return Err(error);
+        }
+    };
+    let Made { mut entry, init } = made;
+    if let Err(error) = start::release(&entry, &bundle.spec) {
+        lifecycle::kill_all(Some(init.process), lifecycle::cgroup(&entry)?.as_ref())?;
+        common::destroy(entry)?;
+        return Err(error);
+    }
+    if args.detach {
+        return Ok(0);
+    }
+    let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
+    // Others may exec, pause or kill it while we wait.
+    entry.unlock();
+    let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), master)?;
+    if !args.keep {
+        entry.lock().and_then(|()| common::destroy(entry)).or_else(gone_already)?;
+    }
+    u8::try_from(status).context("exit status")
+}
+
+/// Somebody else's `delete --force` has done our work.
+fn gone_already(error: anyhow::Error) -> Result<()> {
+    if error.to_string() == crate::state::NOT_EXIST { Ok(()) } else { Err(error) }
 }

@@ -1,8 +1,12 @@
 //! `runw start`: lets a created container's process run.
 
 use anyhow::{Result, bail};
+use oci_spec::runtime::Spec;
 
-use super::Globals;
+use super::{Globals, common};
+use crate::linux::{hooks, lifecycle};
+use crate::seam::Status;
+use crate::state::{Entry, START_SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -11,6 +15,29 @@ pub struct Args {
     pub id: String,
 }
 
-pub fn run(_args: Args, _globals: &Globals) -> Result<u8> {
-    bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> Result<u8> {
+    let mut entry = globals.root.load(&args.id)?;
+    entry.lock()?;
+    match lifecycle::status(&entry)? {
+        Status::Created => release(&entry, &common::saved_spec(&entry)?)?,
+        Status::Stopped => bail!("cannot start a container that has stopped"),
+        Status::Running => bail!("cannot start an already running container"),
+        status => bail!("cannot start a container in the {} state", status.as_str()),
+    }
+    Ok(0)
+}
+
+/// Lets init go on and runs the poststart hooks; when one of them fails the container is stopped (runtime-spec
+/// runtime.md, step 9).
+pub(super) fn release(entry: &Entry, spec: &Spec) -> Result<()> {
+    lifecycle::start(&entry.dir.join(START_SOCKET))?;
+    let Some(poststart) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
+        return Ok(());
+    };
+    let init = entry.record.init;
+    let state = common::hook_state(&entry.record, Status::Running, init.map(|init| init.pid));
+    hooks::run("poststart", Some(poststart), &state, Some(&entry.record.bundle)).inspect_err(|_| {
+        let cgroup = lifecycle::cgroup(entry).ok().flatten();
+        let _ = lifecycle::kill_all(init, cgroup.as_ref());
+    })
 }

@@ -83,6 +83,12 @@ pub fn signal(process: Process, signal: i32) -> Result<bool> {
     }
 }
 
+/// Whether init's death takes all others with it.
+pub fn has_own_pid_namespace(pid: i32) -> bool {
+    let of = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/pid")).map(|s| (s.st_dev, s.st_ino));
+    matches!((of("self"), of(&pid.to_string())), (Ok(ours), Ok(theirs)) if ours != theirs)
+}
+
 /// SIGKILL to all of a container, thawed if it is frozen (on v1 a frozen process does not even die), and the wait
 /// for its end.
 pub fn kill_all(init: Option<Process>, cgroup: Option<&Cgroup>) -> Result<()> {

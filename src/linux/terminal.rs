@@ -1,7 +1,7 @@
 //! The container's pseudo-terminal: opened from the container's own devpts, handed to whoever asked for it.
 //! It must never reach a terminal by path: an image can steer every path (CVE-2025-52565, CVE-2024-21626).
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -73,6 +74,27 @@ pub fn send_master(socket: BorrowedFd<'_>, master: BorrowedFd<'_>, name: &str) -
     rustix::net::sendmsg(socket, &data, &mut rights, SendFlags::NOSIGNAL)
         .context("cannot send the terminal to the console socket")?;
     Ok(())
+}
+
+/// A pair of sockets for the terminal of a foreground process: it is handed to us as it would be to an engine.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .context("cannot make a socket for the terminal")
+}
+
+/// The master that the other end of `pair` was given to `send_master`.
+pub fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 64];
+    let mut parts = [IoSliceMut::new(&mut name)];
+    rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+        .context("cannot receive the terminal")?;
+    let fds = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    fds.context("no terminal came over the socket")
 }
 
 /// Connects to the console socket. Engines nest them deep (containerd's are over 108 bytes with long ids), and a

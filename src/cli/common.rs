@@ -1,0 +1,100 @@
+//! What several verbs need, and none owns.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags};
+
+use super::{CgroupManager, Globals};
+use crate::executor::Host;
+use crate::linux::cgroup::Driver;
+use crate::linux::{confine, hooks, lifecycle, sys, terminal};
+use crate::seam::{Process, Status};
+use crate::state::{CONFIG, Entry, Record};
+use crate::{bundle, log};
+
+pub fn driver(globals: &Globals) -> Driver {
+    match globals.cgroup_manager {
+        CgroupManager::Cgroupfs => Driver::Cgroupfs,
+        CgroupManager::Systemd => Driver::Systemd,
+        CgroupManager::Disabled => Driver::Disabled,
+    }
+}
+
+/// What `linux` lends to the executors.
+pub fn host(globals: &Globals) -> Host<'static> {
+    Host { confine: &confine::run, execve: sys::execve, rootless: globals.rootless, settings: None }
+}
+
+/// The name runw was called by.
+pub fn called_as(globals: &Globals) -> String {
+    globals.argv0.to_string_lossy().into_owned()
+}
+
+pub fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))
+}
+
+/// The runtime-spec State document, as hooks read it.
+pub fn hook_state(record: &Record, status: Status, pid: Option<i32>) -> Vec<u8> {
+    // Strings, numbers and a map of strings: there is nothing in it that could fail to become JSON.
+    serde_json::to_vec(&record.hook_document(status, pid)).unwrap_or_default()
+}
+
+/// The spec as `create` read it: the bundle may have changed, or gone, since.
+pub fn saved_spec(entry: &Entry) -> Result<Spec> {
+    bundle::reload(&entry.dir.join(CONFIG))
+}
+
+/// By temp file and rename: whoever waits for the file must never read half a number.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let context = || format!("write pid file {}", path.display());
+    let name = path.file_name().with_context(context)?;
+    let mut temp = std::ffi::OsString::from(".");
+    temp.push(name);
+    let temp = path.with_file_name(temp);
+    let mut file = std::fs::File::create(&temp).with_context(context)?;
+    file.write_all(pid.to_string().as_bytes()).with_context(context)?;
+    std::fs::rename(&temp, path).with_context(context)
+}
+
+/// runc's `--pidfd-socket`: one descriptor, named as runc names it.
+pub fn send_pidfd(socket: &OwnedFd, process: Process) -> Result<()> {
+    let pidfd = lifecycle::open(process)?.context("the process is gone")?;
+    terminal::send_master(socket.as_fd(), pidfd.as_fd(), "pidfd").context("send the pidfd")
+}
+
+/// Removes what a stopped container holds, then runs its poststop hooks, whose failure is only told (runtime-spec
+/// runtime.md, step 12).
+pub fn destroy(entry: Entry) -> Result<()> {
+    if let Some(cgroup) = lifecycle::cgroup(&entry)? {
+        // Without a pid namespace init's death leaves the others alive.
+        cgroup.signal_all(9)?;
+        cgroup.remove()?;
+    }
+    let spec = saved_spec(&entry);
+    let state = hook_state(&entry.record, Status::Stopped, None);
+    let directory = entry.record.bundle.clone();
+    entry.remove()?;
+    // A create that was killed early has no spec, and so no hooks.
+    let Ok(spec) = spec else { return Ok(()) };
+    let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+    let directory = directory.is_dir().then_some(directory);
+    if let Err(error) = hooks::run("poststop", poststop, &state, directory.as_deref()) {
+        log::warn(&format!("{error:#}"));
+    }
+    Ok(())
+}
+
+/// The ids that `--regex` means, or the one id given.
+pub fn matching(globals: &Globals, id: &str, regex: bool) -> Result<Vec<String>> {
+    if !regex {
+        return Ok(vec![id.to_owned()]);
+    }
+    let pattern = regex_lite::Regex::new(id).with_context(|| format!("invalid regular expression {id:?}"))?;
+    Ok(globals.root.ids()?.into_iter().filter(|id| pattern.is_match(id)).collect())
+}
