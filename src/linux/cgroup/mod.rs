@@ -1,1 +1,408 @@
-//! (being written)
+//! The container's cgroup: where it is, its limits, who is in it, its end. One value with every path resolved,
+//! stored in the state, so that later commands find the cgroup wherever they are called from. Must not know of
+//! processes other than as numbers, nor of the container's life cycle.
+
+mod device_filter;
+mod devices;
+mod freezer;
+mod join;
+mod limits;
+mod paths;
+mod signal;
+mod tree;
+mod v1;
+mod v2;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
+use serde::{Deserialize, Serialize};
+
+pub use join::Joiner;
+use limits::Write;
+
+/// Who makes the cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Driver {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+/// One mounted hierarchy and the container's directory in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Hierarchy {
+    /// v1: the controllers mounted together, or `name=systemd`. v2: empty.
+    controllers: Vec<String>,
+    mount: PathBuf,
+    dir: PathBuf,
+}
+
+/// The container's cgroup, in every hierarchy of the machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cgroup {
+    v1: Vec<Hierarchy>,
+    /// The only tree on pure v2; beside `v1` it is the hybrid layout's, without controllers of its own.
+    v2: Option<Hierarchy>,
+    rootless: bool,
+    /// Rootless and not told where: what may not be made is left out, as in runc, unless a limit needs it.
+    lenient: bool,
+}
+
+/// A hierarchy as a container sees it when it mounts cgroup v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct V1Mount {
+    /// Directory below the cgroup mount, named as on the host (`cpu,cpuacct`, `memory`, `systemd`).
+    pub name: String,
+    /// What mount(2) wants as data, to be joined by commas.
+    pub options: Vec<String>,
+    /// The container's own directory on the host, for a bind mount.
+    pub path: PathBuf,
+    /// Symlinks to `name`: controllers that are mounted together are known by each name.
+    pub links: Vec<String>,
+}
+
+/// How long a removal waits for killed processes to leave.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Cgroup {
+    /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once.
+    pub fn plan(id: &str, cgroups_path: Option<&Path>, driver: Driver, rootless: bool) -> Result<Cgroup> {
+        let lenient = rootless && cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
+        let planned = match driver {
+            Driver::Disabled => paths::Planned::default(),
+            Driver::Systemd => bail!("the systemd cgroup driver is not supported yet: use cgroupfs"),
+            Driver::Cgroupfs => paths::plan(&paths::Machine::read()?, id, cgroups_path)?,
+        };
+        if driver == Driver::Cgroupfs && !lenient && planned.v1.is_empty() && planned.v2.is_none() {
+            bail!("mountpoint for cgroup not found");
+        }
+        Ok(Cgroup { v1: planned.v1, v2: planned.v2, rootless, lenient })
+    }
+
+    /// Makes every directory, sets the limits and the device filter. Refuses an existing cgroup with processes
+    /// in it, or a frozen one, as runc. On failure what was made is gone again.
+    pub fn create(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        let mut made = Vec::new();
+        let result = self.create_all(resources, &mut made);
+        if result.is_err() {
+            for dir in made.iter().rev() {
+                // A level that another create began to use meanwhile stays.
+                let _ = fs::remove_dir(dir);
+            }
+        }
+        result
+    }
+
+    fn create_all(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<()> {
+        // Everything that can be judged without the machine comes first.
+        let writes = self.writes(resources)?;
+        let rules = devices::rules(resources)?;
+        let list = if self.v1.is_empty() { None } else { Some(devices::List::of(&rules)?) };
+        for hierarchy in self.hierarchies() {
+            self.create_one(hierarchy, &writes, made)?;
+        }
+        let cpuset = self.made_with("cpuset");
+        if let Some(parent) = cpuset.and_then(|cpuset| cpuset.dir.parent().map(|dir| (cpuset, dir))) {
+            v1::fill_cpuset(&parent.0.mount, parent.1)?;
+        }
+        self.write_all(&writes)?;
+        if let Some(cpuset) = cpuset {
+            v1::fill_cpuset(&cpuset.mount, &cpuset.dir)?;
+        }
+        let filtered = match (&list, &self.v2) {
+            (Some(list), _) => self.filter_v1(list),
+            (None, Some(v2)) if v2.dir.is_dir() => device_filter::attach(&v2.dir, &rules),
+            (None, _) => Ok(()),
+        };
+        // In a user namespace neither bpf(2) nor devices.allow is ours to use; the outer container's rules hold,
+        // and device nodes cannot be made there. runc tolerates exactly this.
+        match filtered {
+            Err(error) if !(self.rootless || denied(&error) && in_user_namespace()) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn create_one(&self, hierarchy: &Hierarchy, writes: &[Write], made: &mut Vec<PathBuf>) -> Result<()> {
+        let pure_v2 = self.v1.is_empty();
+        let existed = match make_dirs(hierarchy, pure_v2.then_some(writes), made) {
+            Ok(existed) => existed,
+            Err(error) if self.lenient && denied(&error) => {
+                if pure_v2 && !writes.is_empty() {
+                    return Err(error.context(
+                        "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
+                    ));
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if !existed {
+            return Ok(());
+        }
+        let found = tree::pids(&hierarchy.dir)?.len();
+        if found != 0 {
+            bail!(
+                "container's cgroup is not empty: {found} process(es) found in {}",
+                hierarchy.dir.display()
+            );
+        }
+        let frozen = freezer::is_frozen_v1(&hierarchy.dir) || freezer::is_frozen_v2(&hierarchy.dir);
+        if frozen {
+            bail!("container's cgroup unexpectedly frozen: {}", hierarchy.dir.display());
+        }
+        Ok(())
+    }
+
+    /// Changes limits of a live container. Devices are not touched, as in `runc update`.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let writes = self.writes(Some(resources))?;
+        if let (true, Some(v2), Some(memory)) = (self.v1.is_empty(), &self.v2, resources.memory()) {
+            v2::check_usage(&v2.dir, memory)?;
+        }
+        self.write_all(&writes)
+    }
+
+    fn writes(&self, resources: Option<&LinuxResources>) -> Result<Vec<Write>> {
+        match resources {
+            None => Ok(Vec::new()),
+            Some(_) if self.is_disabled() && !self.lenient => Ok(Vec::new()),
+            Some(resources) if self.v1.is_empty() => v2::writes(resources),
+            Some(resources) => v1::writes(resources),
+        }
+    }
+
+    fn write_all(&self, writes: &[Write]) -> Result<()> {
+        let unavailable = |write: &Write| {
+            // runc's words after the field's name.
+            anyhow!(
+                "linux.resources.{}: cannot set {} limit: container could not join or create cgroup",
+                write.field,
+                write.controller
+            )
+        };
+        if !self.v1.is_empty() {
+            let dir = |write: &Write| {
+                let hierarchy = self.made_with(write.controller).ok_or_else(|| unavailable(write))?;
+                Ok(hierarchy.dir.clone())
+            };
+            return limits::apply(writes, dir);
+        }
+        let Some(first) = writes.first() else { return Ok(()) };
+        let v2 = self.v2.as_ref().ok_or_else(|| unavailable(first))?;
+        let has = limits::read_line(&v2.dir.join("cgroup.controllers"))?;
+        limits::apply(writes, |write| {
+            let core = write.controller.is_empty();
+            if core || has.split_whitespace().any(|name| name == write.controller) {
+                return Ok(v2.dir.clone());
+            }
+            bail!(
+                "linux.resources.{}: controller {:?} is not available in {}",
+                write.field,
+                write.controller,
+                v2.dir.display()
+            )
+        })
+    }
+
+    fn filter_v1(&self, list: &devices::List) -> Result<()> {
+        match self.made_with("devices") {
+            Some(devices) => devices::apply_v1(&devices.dir, list),
+            // runc too takes this as fatal, for security.
+            None => bail!("linux.resources.devices: mountpoint for devices not found"),
+        }
+    }
+
+    /// Where a cgroup v2 tree may be given to the container's root (its own user and cgroup namespace, cgroup
+    /// mounted writable): the files that the kernel lists for it. runc does this for systemd in containers.
+    pub fn delegate(&self, owner: u32) -> Result<()> {
+        let Some(v2) = self.v2.as_ref().filter(|_| self.v1.is_empty()) else { return Ok(()) };
+        let own = |path: &Path| match chown(path, Some(owner), None) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.with_context(|| format!("chown {}", path.display())),
+        };
+        own(&v2.dir)?;
+        let list = fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+        list.lines().filter(|name| !name.contains('/')).try_for_each(|name| own(&v2.dir.join(name)))
+    }
+
+    /// Processes in the cgroup and in those nested in it.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        // They are in all hierarchies alike. runc asks devices, which no init system in the container moves about.
+        let made = self.made_with("devices").or_else(|| self.hierarchies().find(|h| h.dir.is_dir()));
+        made.map_or(Ok(Vec::new()), |hierarchy| tree::pids(&hierarchy.dir))
+    }
+
+    pub fn set_frozen(&self, frozen: bool) -> Result<()> {
+        if let Some(freezer) = self.made_with("freezer") {
+            return freezer::set_v1(&freezer.dir, frozen);
+        }
+        match &self.v2 {
+            Some(v2) => freezer::set_v2(&v2.dir, frozen),
+            None => bail!("cannot toggle freezer: cgroups not configured for container"),
+        }
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        match (self.made_with("freezer"), &self.v2) {
+            (Some(freezer), _) => freezer::is_frozen_v1(&freezer.dir),
+            (None, Some(v2)) => freezer::is_frozen_v2(&v2.dir),
+            (None, None) => false,
+        }
+    }
+
+    /// Removes the cgroup and those nested in it, in every hierarchy; waits for processes that are dying. To be
+    /// called only after `create` succeeded once. Killing what still runs is the caller's.
+    pub fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        for hierarchy in self.hierarchies() {
+            match tree::remove(&hierarchy.dir, deadline) {
+                // Not made by us, or not any more ours to remove.
+                Err(error) if self.lenient && denied(&error) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
+    pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
+        let made = self.v1.iter().filter(|hierarchy| hierarchy.dir.is_dir());
+        made.map(|hierarchy| {
+            let name = hierarchy.mount.file_name().and_then(|name| name.to_str());
+            let name =
+                name.with_context(|| format!("{}: not a usable name", hierarchy.mount.display()))?.to_owned();
+            let controllers = &hierarchy.controllers;
+            // mount(8) for a hierarchy without controllers: `none,name=systemd`.
+            let named = controllers.iter().any(|controller| controller.starts_with("name="));
+            let none = named.then(|| "none".to_owned());
+            let options = none.into_iter().chain(controllers.iter().cloned()).collect();
+            let links = controllers.iter().filter(|c| !named && **c != name).cloned().collect();
+            Ok(V1Mount { name, options, path: hierarchy.dir.clone(), links })
+        })
+        .collect()
+    }
+
+    /// The container's directory in the v2 tree: pure v2's only one, or hybrid's unified one.
+    pub fn v2_path(&self) -> Option<&Path> {
+        self.v2.as_ref().map(|hierarchy| hierarchy.dir.as_path())
+    }
+
+    /// True when cgroup v2 is the only version, so limits and stats are v2's.
+    pub fn is_pure_v2(&self) -> bool {
+        self.v1.is_empty() && self.v2.is_some()
+    }
+
+    /// The container's directory of a v1 controller, for stats.
+    pub fn v1_path(&self, controller: &str) -> Option<&Path> {
+        self.made_with(controller).map(|hierarchy| hierarchy.dir.as_path())
+    }
+
+    fn is_disabled(&self) -> bool {
+        self.v1.is_empty() && self.v2.is_none()
+    }
+
+    fn hierarchies(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.v1.iter().chain(&self.v2)
+    }
+
+    /// The v1 hierarchy with that controller, if the container has a directory there.
+    fn made_with(&self, controller: &str) -> Option<&Hierarchy> {
+        let with = |h: &&Hierarchy| h.controllers.iter().any(|c| c == controller);
+        self.v1.iter().find(with).filter(|hierarchy| !self.lenient || hierarchy.dir.is_dir())
+    }
+}
+
+/// True if the container's own directory was there already. `writes` is given on pure v2, where controllers must
+/// be handed down level by level.
+fn make_dirs(hierarchy: &Hierarchy, writes: Option<&[Write]>, made: &mut Vec<PathBuf>) -> Result<bool> {
+    // The usual case on v1, only the last level missing, costs one call.
+    if writes.is_none() {
+        match make_dir(&hierarchy.dir, made) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => {
+                return result.with_context(|| format!("create cgroup {}", hierarchy.dir.display()));
+            }
+        }
+    }
+    let inner = hierarchy.dir.strip_prefix(&hierarchy.mount).context("cgroup outside of its hierarchy")?;
+    let mut dir = hierarchy.mount.clone();
+    let mut existed = true;
+    for name in inner {
+        if writes.is_some() {
+            v2::enable_controllers(&dir)?;
+        }
+        dir.push(name);
+        existed = make_dir(&dir, made).with_context(|| format!("create cgroup {}", dir.display()))?;
+        if let Some(writes) = writes {
+            v2::settle_type(&dir, writes)?;
+        }
+    }
+    Ok(existed)
+}
+
+fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<bool> {
+    match fs::DirBuilder::new().mode(0o755).create(dir) {
+        Ok(()) => {
+            made.push(dir.to_owned());
+            Ok(false)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn denied(error: &anyhow::Error) -> bool {
+    let errno = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    matches!(errno, Some(libc::EACCES | libc::EPERM | libc::EROFS))
+}
+
+/// user_namespaces(7): the initial one maps every id to itself.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}
+
+fn throttles(block: &LinuxBlockIo) -> [(&'static str, &[LinuxThrottleDevice]); 4] {
+    [
+        ("throttleReadBpsDevice", block.throttle_read_bps_device().as_deref().unwrap_or_default()),
+        ("throttleWriteBpsDevice", block.throttle_write_bps_device().as_deref().unwrap_or_default()),
+        ("throttleReadIOPSDevice", block.throttle_read_iops_device().as_deref().unwrap_or_default()),
+        ("throttleWriteIOPSDevice", block.throttle_write_iops_device().as_deref().unwrap_or_default()),
+    ]
+}
+
+/// The size becomes part of a file name. The spec: `<size><unit-prefix>B`.
+fn checked_page_size(size: &str) -> Result<&str> {
+    let digits = size.strip_suffix("KB").or(size.strip_suffix("MB")).or(size.strip_suffix("GB"));
+    match digits {
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(size),
+        _ => bail!("linux.resources.hugepageLimits: pageSize {size:?} is not a size like 2MB"),
+    }
+}
+
+/// The same file in v1 and v2.
+fn rdma_writes(resources: &LinuxResources, writes: &mut Vec<Write>) {
+    let empty = HashMap::new();
+    let mut devices: Vec<_> = resources.rdma().as_ref().unwrap_or(&empty).iter().collect();
+    devices.sort_by_key(|(name, _)| name.as_str());
+    for (name, limit) in devices {
+        let handles = limit.hca_handles().map(|count| format!(" hca_handle={count}")).unwrap_or_default();
+        let objects = limit.hca_objects().map(|count| format!(" hca_object={count}")).unwrap_or_default();
+        let line = format!("{name}{handles}{objects}");
+        writes.push(Write::new(format!("rdma[{name}]"), "rdma", "rdma.max", line));
+    }
+}
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests;

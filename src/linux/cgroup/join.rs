@@ -1,0 +1,116 @@
+//! Putting a process into the container's cgroup. Everything is opened before the clone, by the parent: the
+//! child may be in no position to open it, and v2 judges a write by the opener's rights.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Cgroup, denied, paths};
+
+/// Open files of a cgroup that a process is about to join.
+pub struct Joiner {
+    /// v1: one `tasks` per hierarchy.
+    tasks: Vec<OwnedFd>,
+    v2: Option<V2>,
+}
+
+struct V2 {
+    dir: OwnedFd,
+    procs: OwnedFd,
+}
+
+impl Cgroup {
+    /// `sub` is `exec --cgroup`: a cgroup below the container's, or on v1 `CONTROLLER[,CONTROLLER]:PATH` for
+    /// these only. It must exist.
+    pub fn joiner(&self, sub: Option<&str>) -> Result<Joiner> {
+        let (only, sub) = match sub.and_then(|sub| sub.split_once(':')) {
+            Some((controllers, path)) => (Some(controllers), Some(path)),
+            None => (None, sub),
+        };
+        if only.is_some() && self.v1.is_empty() {
+            bail!("invalid --cgroup argument: cgroup v2 has no controllers to choose by");
+        }
+        let place = |dir: &Path, controllers: &[String]| {
+            let chosen =
+                only.is_none_or(|only| only.split(',').any(|c| controllers.iter().any(|own| own == c)));
+            if chosen { below(dir, sub) } else { Ok(dir.to_owned()) }
+        };
+        let mut joiner = Joiner { tasks: Vec::new(), v2: None };
+        for hierarchy in &self.v1 {
+            let file = place(&hierarchy.dir, &hierarchy.controllers)?.join("tasks");
+            joiner.tasks.extend(self.open(&file)?);
+        }
+        if let Some(v2) = &self.v2 {
+            joiner.v2 = self.open_v2(&place(&v2.dir, &[])?)?;
+        }
+        Ok(joiner)
+    }
+
+    /// For an exec that EBUSY keeps out of a v2 container's cgroup: an init system inside moved itself into a
+    /// nested one and handed controllers down. Joins where `pid`, the container's init, is. runc does the same.
+    pub fn joiner_beside(&self, pid: i32) -> Result<Joiner> {
+        let mut joiner = self.joiner(None)?;
+        if let Some(v2) = &self.v2 {
+            joiner.v2 = self.open_v2(&paths::v2_dir_of(pid, &v2.mount)?)?;
+        }
+        Ok(joiner)
+    }
+
+    fn open(&self, file: &Path) -> Result<Option<OwnedFd>> {
+        let opened = File::options().write(true).open(file);
+        match opened.with_context(|| format!("open {}", file.display())) {
+            Ok(file) => Ok(Some(file.into())),
+            // `create` could not make it and needed no limit of it.
+            Err(error) if self.lenient && (denied(&error) || !file.exists()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_v2(&self, dir: &Path) -> Result<Option<V2>> {
+        let Some(procs) = self.open(&dir.join("cgroup.procs"))? else { return Ok(None) };
+        let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
+        let opened = opened.with_context(|| format!("open {}", dir.display()))?;
+        Ok(Some(V2 { dir: opened.into(), procs }))
+    }
+}
+
+fn below(dir: &Path, sub: Option<&str>) -> Result<PathBuf> {
+    let Some(sub) = sub else { return Ok(dir.to_owned()) };
+    if Path::new(sub).components().any(|component| component == Component::ParentDir) {
+        bail!("bad sub cgroup path: {sub}");
+    }
+    Ok(dir.join(paths::clean(Path::new(sub))))
+}
+
+impl Joiner {
+    /// The directory for CLONE_INTO_CGROUP: it spares the lock that every write to cgroup.procs takes.
+    pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(|v2| v2.dir.as_fd())
+    }
+
+    /// Called by the child, which was cloned with `into_cgroup` and has one thread. Allocates and opens nothing.
+    ///
+    /// `0` means the writing thread. v1's `tasks` moves that thread alone, without the global lock that
+    /// cgroup.procs takes (0.16 ms against 7.5 ms, measured over 7 hierarchies).
+    pub fn enter(&self) -> io::Result<()> {
+        self.tasks.iter().try_for_each(write_zero)
+    }
+
+    /// `enter` for a process that was not cloned with `into_cgroup` (the kernel refused, or it exists already).
+    pub fn enter_uncloned(&self) -> io::Result<()> {
+        self.v2.as_ref().map_or(Ok(()), |v2| write_zero(&v2.procs))?;
+        self.enter()
+    }
+}
+
+fn write_zero(file: &OwnedFd) -> io::Result<()> {
+    match rustix::io::write(file, b"0") {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(ErrorKind::WriteZero.into()),
+        Err(error) => Err(error.into()),
+    }
+}
