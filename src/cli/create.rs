@@ -15,7 +15,7 @@ use crate::linux::fds::Preserved;
 use crate::linux::{hooks, seal, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
-use crate::state::{CONFIG, Entry, Record, START_SOCKET};
+use crate::state::{CONFIG, Entry, START_SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -152,7 +152,7 @@ fn process(spec: &Spec, preserved: Preserved) -> Result<Process> {
     Ok(process)
 }
 
-fn choose<'a>(process: &'a Process, bundle: &'a Bundle, globals: &'a Globals) -> Result<Box<dyn Workload + 'a>> {
+fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<dyn Workload>> {
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref();
     let early = spec.hooks().as_ref().is_some_and(|hooks| {

@@ -154,7 +154,12 @@ fn enter(
     console: Option<std::os::fd::OwnedFd>,
 ) -> Result<Running> {
     let cgroup = lifecycle::cgroup(entry)?.context("the container has no cgroup")?;
-    let joiner = cgroup.joiner(&args.cgroup)?;
+    let sub = match args.cgroup.as_slice() {
+        [] => None,
+        [one] => Some(one.as_str()),
+        _ => bail!("--cgroup can be given once only"),
+    };
+    let joiner = cgroup.joiner(sub)?;
     let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
     let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut workload = executor::select(&Selection {

@@ -29,7 +29,8 @@ pub fn clone3(namespaces: u64, into_cgroup: Option<BorrowedFd<'_>>, sibling: boo
         args.exit_signal = libc::SIGCHLD as u64;
     }
     if let Some(dir) = into_cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        // Not libc::CLONE_INTO_CGROUP: its c_int overflows to 0.
+        args.flags |= 0x2_0000_0000;
         args.cgroup = dir.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM, so the child has its own copy of memory; `args` and `pidfd` outlive the call and the

@@ -291,6 +291,16 @@ impl Cgroup {
     }
 
     /// The container's directory in the v2 tree: pure v2's only one, or hybrid's unified one.
+    /// Whether the kernel has killed a process of this cgroup for want of memory.
+    pub fn was_oom_killed(&self) -> bool {
+        let counted = |path: PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count != "0")
+        };
+        self.v1_path("memory").is_some_and(|dir| counted(dir.join("memory.oom_control")))
+            || self.v2_path().is_some_and(|dir| counted(dir.join("memory.events")))
+    }
+
     pub fn v2_path(&self) -> Option<&Path> {
         self.v2.as_ref().map(|hierarchy| hierarchy.dir.as_path())
     }
