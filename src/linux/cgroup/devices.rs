@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
-
-use super::limits::write_file;
 
 pub const MKNOD: u8 = 1;
 pub const READ: u8 = 2;
@@ -153,15 +153,16 @@ impl List {
         Ok(())
     }
 
-    /// Lines for a cgroup without processes: first the default for everything, which also forgets exceptions
-    /// that devices.list does not show, then the exceptions.
-    fn lines(&self) -> Vec<(&'static str, String)> {
-        let file = |allow| if allow { "devices.allow" } else { "devices.deny" };
-        let everything = (file(self.allow_by_default), "a *:* rwm".to_owned());
-        let exception = |(which, access): (&Which, &u8)| {
-            (file(!self.allow_by_default), format!("{which} {}", letters(*access)))
+    /// The file of the default for everything, whose writing also forgets exceptions that devices.list does not
+    /// show; then the file and the lines of the exceptions.
+    fn lines(&self) -> (&'static str, &'static str, Vec<String>) {
+        let (default, other) = if self.allow_by_default {
+            ("devices.allow", "devices.deny")
+        } else {
+            ("devices.deny", "devices.allow")
         };
-        std::iter::once(everything).chain(self.exceptions.iter().map(exception)).collect()
+        let exception = |(which, access): (&Which, &u8)| format!("{which} {}", letters(*access));
+        (default, other, self.exceptions.iter().map(exception).collect())
     }
 
     /// devices.list: `a *:* rwm` alone in allow-by-default mode (its exceptions are not shown).
@@ -182,13 +183,12 @@ impl List {
     }
 }
 
-/// Puts the list in force and reads it back, as runc does: this is a security boundary.
+/// Puts the list in force in a cgroup without processes and reads it back, as runc does: this is a security
+/// boundary.
 pub fn apply_v1(dir: &Path, list: &List) -> Result<()> {
-    for (file, line) in list.lines() {
-        let path = dir.join(file);
-        write_file(&path, &line)
-            .with_context(|| format!("linux.resources.devices: write {line:?} to {}", path.display()))?;
-    }
+    let (default, other, exceptions) = list.lines();
+    write_lines(&dir.join(default), &["a *:* rwm".to_owned()])?;
+    write_lines(&dir.join(other), &exceptions)?;
     let path = dir.join("devices.list");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let same = List::parse(&text).is_some_and(|now| {
@@ -197,6 +197,17 @@ pub fn apply_v1(dir: &Path, list: &List) -> Result<()> {
     });
     if !same {
         bail!("linux.resources.devices: resulting devices cgroup doesn't match target: {}", path.display());
+    }
+    Ok(())
+}
+
+/// One write(2) for each line, as the kernel takes them.
+fn write_lines(path: &Path, lines: &[String]) -> Result<()> {
+    let shown = path.display();
+    let mut file = File::options().write(true).open(path).with_context(|| format!("open {shown}"))?;
+    for line in lines {
+        file.write_all(line.as_bytes())
+            .with_context(|| format!("linux.resources.devices: write {line:?} to {shown}"))?;
     }
     Ok(())
 }
@@ -223,7 +234,9 @@ mod tests {
     }
 
     fn lines(devices: &str) -> Vec<String> {
-        list(devices).unwrap().lines().iter().map(|(file, line)| format!("{file} {line}")).collect()
+        let (default, other, exceptions) = list(devices).unwrap().lines();
+        let exceptions = exceptions.iter().map(|line| format!("{other} {line}"));
+        std::iter::once(format!("{default} a *:* rwm")).chain(exceptions).collect()
     }
 
     #[test]

@@ -88,6 +88,7 @@ fn below(dir: &Path, sub: Option<&str>) -> Result<PathBuf> {
 
 impl Joiner {
     /// The directory for CLONE_INTO_CGROUP: it spares the lock that every write to cgroup.procs takes.
+    #[expect(clippy::wrong_self_convention, reason = "the flag's name, not a conversion")]
     pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
         self.v2.as_ref().map(|v2| v2.dir.as_fd())
     }

@@ -74,7 +74,8 @@ const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
 impl Cgroup {
     /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once.
     pub fn plan(id: &str, cgroups_path: Option<&Path>, driver: Driver, rootless: bool) -> Result<Cgroup> {
-        let lenient = rootless && cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
+        let told = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
+        let lenient = rootless && !told && driver != Driver::Disabled;
         let planned = match driver {
             Driver::Disabled => paths::Planned::default(),
             Driver::Systemd => bail!("the systemd cgroup driver is not supported yet: use cgroupfs"),
@@ -108,9 +109,11 @@ impl Cgroup {
         for hierarchy in self.hierarchies() {
             self.create_one(hierarchy, &writes, made)?;
         }
+        // The container's own level is filled only after the limits: what its parent has may not be free for it
+        // (a sibling's cpuset.cpu_exclusive), and what the spec says may be.
         let cpuset = self.made_with("cpuset");
-        if let Some(parent) = cpuset.and_then(|cpuset| cpuset.dir.parent().map(|dir| (cpuset, dir))) {
-            v1::fill_cpuset(&parent.0.mount, parent.1)?;
+        if let Some((cpuset, parent)) = cpuset.and_then(|cpuset| Some((cpuset, cpuset.dir.parent()?))) {
+            v1::fill_cpuset(&cpuset.mount, parent)?;
         }
         self.write_all(&writes)?;
         if let Some(cpuset) = cpuset {

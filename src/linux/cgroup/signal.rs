@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::Cgroup;
 use super::limits::write_file;
 
-/// Without a freezer a fork bomb can outrun a sweep; this many sweeps found nothing new to be the usual end.
+/// Not frozen, a cgroup may fork while it is swept: again, until a sweep meets nobody new, but not for ever.
 const MOST_SWEEPS: usize = 100;
 
 impl Cgroup {
@@ -20,9 +20,9 @@ impl Cgroup {
             return Ok(());
         }
         let was_frozen = self.is_frozen();
-        // Killed already, nothing forks any more; v1 only has to be looked through for strays.
+        // After cgroup.kill on hybrid only strays can be left, which are in v1's trees but not in that one.
         let frozen = was_frozen || (!killed && !self.includes_us()? && self.set_frozen(true).is_ok());
-        let swept = self.sweep(signal, frozen || killed);
+        let swept = self.sweep(signal, frozen);
         // v1 keeps even killed processes frozen, so they would never end. Another signal waits for `resume`.
         if frozen && (signal == libc::SIGKILL || !was_frozen) {
             self.set_frozen(false)?;

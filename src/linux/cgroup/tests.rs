@@ -114,5 +114,6 @@ fn disabled_does_nothing_and_systemd_says_so() {
     disabled.create(Some(&resources)).unwrap();
     assert!(disabled.pids().unwrap().is_empty() && disabled.joiner(None).unwrap().into_cgroup().is_none());
     disabled.remove().unwrap();
+    Cgroup::plan("id", None, Driver::Disabled, true).unwrap().create(Some(&resources)).unwrap();
     assert!(Cgroup::plan("id", None, Driver::Systemd, false).unwrap_err().to_string().contains("systemd"));
 }

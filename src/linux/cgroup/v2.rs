@@ -188,7 +188,8 @@ fn unified_writes(resources: &LinuxResources, writes: &mut Vec<Write>) -> Result
         if key.contains('/') {
             bail!("linux.resources.unified: unified resource {key:?} must be a file name (no slashes)");
         }
-        if !matches!(key.split_once('.'), Some((controller, file)) if !controller.is_empty() && file != "") {
+        if !matches!(key.split_once('.'), Some((controller, file)) if !controller.is_empty() && !file.is_empty())
+        {
             bail!(
                 "linux.resources.unified: unified resource {key:?} must be in the form CONTROLLER.PARAMETER"
             );
