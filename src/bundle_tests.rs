@@ -57,6 +57,8 @@ fn namespaces(kinds: &[&str]) -> Value {
 
 /// Changes that are refused, and what the one line says.
 #[rustfmt::skip]
+#[allow(clippy::too_many_lines, reason = "a table")]
+// long: a table
 fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
     let user_ns = || ("/linux/namespaces", namespaces(&["user", "mount", "uts"]));
     let map = |container: u32, host: u32, size: u32| json!([{"containerID": container, "hostID": host, "size": size}]);

@@ -23,8 +23,10 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::error::Failure;
+use crate::linux::lifecycle;
 use crate::log;
-use crate::state::Root;
+use crate::seam::Status;
+use crate::state::{Entry, Root, START_SOCKET};
 
 /// What every verb is given.
 #[derive(Debug)]
@@ -275,6 +277,16 @@ fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let words: Vec<&str> = map.split_ascii_whitespace().collect();
     !words.is_empty() && words != ["0", "0", "4294967295"]
+}
+
+/// What the container is doing now.
+pub fn status(entry: &Entry) -> Status {
+    lifecycle::status(&lifecycle::Known {
+        init: entry.record.init,
+        created: entry.record.created_done,
+        waiting: entry.dir.join(START_SOCKET).exists(),
+        busy: entry.busy(),
+    })
 }
 
 fn usage(message: String) -> Failure {
