@@ -108,7 +108,7 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/linux/namespaces", namespaces(&["uts"]))], "without a private MNT namespace"),
         (vec![("/linux/namespaces", namespaces(&["uts", "mount", "uts"]))], "linux.namespaces[2]: the uts namespace is given twice"),
         (vec![("/linux/namespaces/0/type", json!("warp"))], "linux.namespaces[0].type: unknown variant `warp`"),
-        (vec![("/linux/namespaces/0/path", json!("/nonexistent"))], "linux.namespaces[0].path /nonexistent: No such file"),
+        (vec![("/linux/namespaces/0/path", json!("/nonexistent"))], "linux.namespaces[0].path /nonexistent: no such file"),
         (vec![("/linux/namespaces/0/path", json!("proc/1"))], "must be absolute"),
         (vec![user_ns()], "user namespaces enabled, but no namespace path nor linux.uidMappings specified"),
         (vec![user_ns(), ("/linux/uidMappings", map(0, 0, 1))], "nor linux.gidMappings specified"),
@@ -262,7 +262,7 @@ fn files_that_are_no_config() {
         "{missing}"
     );
     let nowhere = line(Bundle::load(&temp.0.join("x"), None).unwrap_err());
-    assert!(nowhere.contains("bundle") && nowhere.contains("No such file or directory"), "{nowhere}");
+    assert!(nowhere.contains("bundle") && nowhere.contains("no such file or directory"), "{nowhere}");
     for text in ["", "{", "[]", "null", "{}x", "\0"] {
         let error = line(temp.load(text.as_bytes()).unwrap_err());
         assert!(error.starts_with("config.json: "), "{text:?}: {error}");

@@ -47,7 +47,7 @@ fn readable(globals: &Globals, id: &str) -> Option<(Entry, Status)> {
         Err(error) => {
             // Deleted since the directory was read is not worth a word.
             if error.to_string() != crate::state::NOT_EXIST {
-                log::warn(&format!("container {id}: {error:#}"));
+                log::warn(&format!("container {id}: {}", crate::error::line(&error)));
             }
             None
         }
