@@ -93,7 +93,7 @@ fn read_file(file: &File) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Parses once; only what fails is looked at again with the values taken out that runc merely warns about.
+/// Parses once; only what fails is looked at again, with what runc would accept mended.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     let first = match strict(bytes) {
         Ok(value) => {
@@ -102,7 +102,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
         }
         Err(error) => error,
     };
-    match lenient::without_unknown(bytes) {
+    match lenient::mend(bytes) {
         Some((value, warnings)) => {
             let parsed = strict(&value)?;
             nul::refuse(&value)?;

@@ -249,6 +249,8 @@ fn unknown_capabilities_are_dropped_with_a_warning() {
     )
     .unwrap();
     assert_eq!((process.args().as_ref().unwrap().len(), warnings.len()), (1, 1));
+    let (process, _) = parse_process(br#"{"args":["x"],"cwd":"/"}"#).unwrap();
+    assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
     assert!(parse_process(br#"{"user":{"uid":0,"gid":0},"args":[],"cwd":"/"}"#).is_err());
 }
 
