@@ -15,12 +15,12 @@ pub fn has(linux: &Linux, kind: Kind) -> bool {
     find(linux, kind).is_some()
 }
 
-fn find<'a>(linux: &'a Linux, kind: Kind) -> Option<&'a LinuxNamespace> {
+fn find(linux: &Linux, kind: Kind) -> Option<&LinuxNamespace> {
     linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == kind)
 }
 
 /// Engines write `"path": ""` for a new namespace.
-fn joined<'a>(linux: &'a Linux, kind: Kind) -> Option<&'a Path> {
+fn joined(linux: &Linux, kind: Kind) -> Option<&Path> {
     find(linux, kind)?.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
