@@ -105,7 +105,7 @@ fn read_file(file: &File) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Parses once; only what fails is looked at again with the values taken out that runc merely warns about.
+/// Parses once; only what fails is looked at again, with what runc would accept mended.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     let first = match strict(bytes) {
         Ok(value) => {
@@ -114,7 +114,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
         }
         Err(error) => error,
     };
-    match lenient::without_unknown(bytes) {
+    match lenient::mend(bytes) {
         Some((value, warnings)) => {
             let parsed = strict(&value)?;
             nul::refuse(&value)?;
@@ -140,12 +140,13 @@ fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 /// Gives the spellings that engines use for one thing one form, so that nobody after us meets the others.
 fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        let destination = mount.destination().clone();
+        let destination = mount.destination();
         if destination.is_relative() && !destination.as_os_str().is_empty() {
+            let absolute = Path::new("/").join(destination);
             // runc's rule since 1.0.0-rc: deprecated, and taken as relative to the root.
             let text = "relative destination path is deprecated, using it as relative to /";
             warnings.push(format!("mounts[{index}].destination {destination:?}: {text}"));
-            mount.set_destination(Path::new("/").join(destination));
+            mount.set_destination(absolute);
         }
     }
     let Some(linux) = spec.linux_mut() else { return };

@@ -170,6 +170,9 @@ impl Root {
         }
         let mut entry = Entry { dir, record: Record::new(id), lock: None };
         let claimed = entry.take_lock().and_then(|()| {
+            // A delete may have removed our directory and another create made it again before we had the lock:
+            // then two of us wait for the same one, and who comes first has written its record.
+            ensure!(!entry.dir.join(STATE).exists(), EXISTS);
             // A user namespace's root must reach start.sock by this path whatever the umask is.
             std::fs::set_permissions(&entry.dir, std::fs::Permissions::from_mode(0o711))?;
             Ok(())

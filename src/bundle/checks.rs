@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::{Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxSeccompAction, Spec};
+use oci_spec::runtime::{
+    Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxSeccompAction, Spec,
+};
 
 use super::{namespaces, process, unsupported};
 
@@ -67,7 +69,8 @@ fn names(spec: &Spec) -> Result<()> {
         let Some(name) = name.as_deref().filter(|name| !name.is_empty()) else { continue };
         // __NEW_UTS_LEN: sethostname(2) and setdomainname(2) answer EINVAL beyond it.
         ensure!(name.len() <= 64, "{field}: {} bytes are more than the 64 Linux allows", name.len());
-        let private = spec.linux().as_ref().is_some_and(|linux| namespaces::has(linux, "uts"));
+        let private =
+            spec.linux().as_ref().is_some_and(|linux| namespaces::has(linux, LinuxNamespaceType::Uts));
         ensure!(private, "unable to set {field} without a private UTS namespace");
     }
     Ok(())

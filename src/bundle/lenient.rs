@@ -1,21 +1,31 @@
-//! The second look at a document that did not parse: takes out the values that runc knows only to warn about.
-//! Only capability names are such values, because the kernel's list grows (runc: "ignoring unknown or
-//! unavailable capabilities").
-
-use std::str::FromStr;
+//! The second look at a document that did not parse: mends what runc accepts and our parser does not. Capability
+//! names the kernel's list has outgrown (runc warns: "ignoring unknown or unavailable capabilities"), and a
+//! process without `user`, which config.md does not require. Nothing else: other errors stand.
 
 use oci_spec::runtime::Capability;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-/// The document without unknown capability names and a warning for each; `None` when there was none of them,
-/// so the first error stands.
-pub fn without_unknown(bytes: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
+/// The mended document and what must be said about it; `None` when there was nothing to mend.
+pub fn mend(bytes: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
     let mut document: Value = serde_json::from_slice(bytes).ok()?;
     // `exec --process` reads a process on its own.
-    let process =
-        if document.get("process").is_some() { document.get_mut("process")? } else { &mut document };
-    let sets = process.get_mut("capabilities")?.as_object_mut()?;
+    let whole = document.get("process").is_some();
+    let process = if whole { document.get_mut("process")? } else { &mut document }.as_object_mut()?;
     let mut warnings = Vec::new();
+    if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
+        drop_unknown(sets, &mut warnings);
+    }
+    let userless = process.get("user").is_none_or(Value::is_null);
+    if userless {
+        process.insert("user".into(), json!({}));
+    }
+    if warnings.is_empty() && !userless {
+        return None;
+    }
+    Some((serde_json::to_vec(&document).ok()?, warnings))
+}
+
+fn drop_unknown(sets: &mut Map<String, Value>, warnings: &mut Vec<String>) {
     for (set, names) in sets {
         let Some(names) = names.as_array_mut() else { continue };
         names.retain(|name| {
@@ -26,14 +36,9 @@ pub fn without_unknown(bytes: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
             unknown.is_none()
         });
     }
-    if warnings.is_empty() {
-        return None;
-    }
-    Some((serde_json::to_vec(&document).ok()?, warnings))
 }
 
 /// Asks the very parser that failed.
 fn known(name: &str) -> bool {
     serde_json::from_value::<Capability>(Value::String(name.to_owned())).is_ok()
-        || Capability::from_str(name).is_ok()
 }

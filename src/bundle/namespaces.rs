@@ -5,43 +5,38 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind};
 
 /// The kernel's limit on lines of a map (user_namespaces(7)).
 const MAX_MAPPINGS: usize = 340;
 
-/// Whether the container has a namespace of this kind, new or joined. `kind` is the specification's word.
-pub fn has(linux: &Linux, kind: &str) -> bool {
+/// Whether the container has a namespace of this kind, new or joined.
+pub fn has(linux: &Linux, kind: Kind) -> bool {
     find(linux, kind).is_some()
 }
 
-fn find<'a>(linux: &'a Linux, kind: &str) -> Option<&'a LinuxNamespace> {
-    linux.namespaces().iter().flatten().find(|namespace| namespace.typ().to_string() == kind)
+fn find(linux: &Linux, kind: Kind) -> Option<&LinuxNamespace> {
+    linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == kind)
 }
 
 /// Engines write `"path": ""` for a new namespace.
-fn joined<'a>(linux: &'a Linux, kind: &str) -> Option<&'a Path> {
+fn joined(linux: &Linux, kind: Kind) -> Option<&Path> {
     find(linux, kind)?.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
 pub fn listed_once_and_there(linux: &Linux) -> Result<()> {
     let mut seen = HashSet::new();
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-        let kind = namespace.typ().to_string();
+        let kind = namespace.typ();
         let field = format!("linux.namespaces[{index}]");
-        // The link's name in /proc/PID/ns; two differ from the specification's words.
-        let link = match kind.as_str() {
-            "network" => "net",
-            "mount" => "mnt",
-            kind => kind,
-        };
-        let known = Path::new("/proc/self/ns").join(link).exists();
+        // oci-spec displays the name of the link in /proc/PID/ns.
+        let known = Path::new("/proc/self/ns").join(kind.to_string()).exists();
         ensure!(known, "{field}: {kind} namespaces aren't enabled in the kernel");
-        if let Some(path) = joined(linux, &kind) {
+        if let Some(path) = joined(linux, kind) {
             ensure!(path.is_absolute(), "{field}.path {path:?} must be absolute");
             path.metadata().with_context(|| format!("{field}.path {}", path.display()))?;
         }
-        ensure!(seen.insert(kind.clone()), "{field}: the {kind} namespace is given twice");
+        ensure!(seen.insert(kind), "{field}: the {kind} namespace is given twice");
     }
     Ok(())
 }
@@ -49,14 +44,14 @@ pub fn listed_once_and_there(linux: &Linux) -> Result<()> {
 pub fn user(linux: &Linux) -> Result<()> {
     let maps = [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())];
     let given = |map: &Option<Vec<LinuxIdMapping>>| map.as_ref().is_some_and(|map| !map.is_empty());
-    if !has(linux, "user") {
+    if !has(linux, Kind::User) {
         let none = maps.iter().all(|(_, map)| !given(map));
         ensure!(none, "user namespace mappings specified, but user namespace isn't enabled in the config");
         return Ok(());
     }
     for (field, map) in maps {
         // A joined one has its mappings already; containerd repeats them.
-        let needed = joined(linux, "user").is_none();
+        let needed = joined(linux, Kind::User).is_none();
         ensure!(
             given(map) || !needed,
             "user namespaces enabled, but no namespace path nor {field} specified"
@@ -94,11 +89,11 @@ pub fn time(linux: &Linux) -> Result<()> {
         return Ok(());
     };
     ensure!(
-        has(linux, "time"),
+        has(linux, Kind::Time),
         "time namespace offsets specified, but time namespace isn't enabled in the config"
     );
     ensure!(
-        joined(linux, "time").is_none(),
+        joined(linux, Kind::Time).is_none(),
         "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one"
     );
     for (clock, offset) in offsets {
@@ -118,7 +113,7 @@ pub fn paths_need_mount(linux: &Linux) -> Result<()> {
     let some = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
     let restricted = some(linux.masked_paths()) || some(linux.readonly_paths());
     ensure!(
-        !restricted || has(linux, "mount"),
+        !restricted || has(linux, Kind::Mount),
         "unable to restrict sys entries without a private MNT namespace"
     );
     Ok(())
@@ -144,14 +139,14 @@ pub fn sysctl(linux: &Linux) -> Result<()> {
         ensure!(plain && !name.contains("/../"), "linux.sysctl: {key:?} is not a sysctl name");
         if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
             ensure!(
-                has(linux, "ipc"),
+                has(linux, Kind::Ipc),
                 "linux.sysctl: sysctl {key:?} is not allowed in the hosts ipc namespace"
             );
         } else if name.starts_with("net.") {
-            let private = has(linux, "network") && !joined(linux, "network").is_some_and(is_ours);
+            let private = has(linux, Kind::Network) && !joined(linux, Kind::Network).is_some_and(is_ours);
             ensure!(private, "linux.sysctl: sysctl {key:?} not allowed in host network namespace");
-        } else if name == "kernel.domainname" && has(linux, "uts") {
-        } else if name == "kernel.hostname" && has(linux, "uts") {
+        } else if name == "kernel.domainname" && has(linux, Kind::Uts) {
+        } else if name == "kernel.hostname" && has(linux, Kind::Uts) {
             bail!(
                 "linux.sysctl: sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"
             );

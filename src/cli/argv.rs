@@ -93,7 +93,8 @@ fn flag<'a>(
     let Some(arg) = lookup(command, &name) else {
         // getopt's bundles, which crun takes: -dt, -b/dir. clap reads them.
         if bytes[1] != b'-' && bundle(command, &name) {
-            return Ok(out.push(word.to_owned()));
+            out.push(word.to_owned());
+            return Ok(());
         }
         return Err(format!("flag provided but not defined: -{name}"));
     };

@@ -10,10 +10,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupManager, Globals};
 use crate::executor::Host;
-use crate::linux::cgroup::Driver;
+use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::{confine, hooks, lifecycle, sys, terminal};
 use crate::seam::{Process, Status};
-use crate::state::{CONFIG, Entry, Record};
+use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 use crate::{bundle, log};
 
 pub fn driver(globals: &Globals) -> Driver {
@@ -45,6 +45,26 @@ pub fn hook_state(record: &Record, status: Status, pid: Option<i32>) -> Vec<u8> 
     serde_json::to_vec(&record.hook_document(status, pid)).unwrap_or_default()
 }
 
+/// The container's cgroup as `create` planned it; none when create was killed before it did.
+pub fn cgroup(entry: &Entry) -> Result<Option<Cgroup>> {
+    if entry.record.cgroup.is_null() {
+        return Ok(None);
+    }
+    let cgroup = serde_json::from_value(entry.record.cgroup.clone());
+    cgroup.map(Some).context("the cgroup in state.json cannot be understood")
+}
+
+/// What the container is doing now.
+pub fn status(entry: &Entry) -> Result<Status> {
+    Ok(lifecycle::status(&lifecycle::Known {
+        init: entry.record.init,
+        created: entry.record.created_done,
+        waiting: entry.dir.join(START_SOCKET).exists(),
+        busy: entry.busy(),
+        cgroup: cgroup(entry)?.as_ref(),
+    }))
+}
+
 /// The spec as `create` read it: the bundle may have changed, or gone, since.
 pub fn saved_spec(entry: &Entry) -> Result<Spec> {
     bundle::reload(&entry.dir.join(CONFIG))
@@ -71,7 +91,7 @@ pub fn send_pidfd(socket: &OwnedFd, process: Process) -> Result<()> {
 /// Removes what a stopped container holds, then runs its poststop hooks, whose failure is only told (runtime-spec
 /// runtime.md, step 12).
 pub fn destroy(entry: Entry) -> Result<()> {
-    if let Some(cgroup) = lifecycle::cgroup(&entry)? {
+    if let Some(cgroup) = self::cgroup(&entry)? {
         // Without a pid namespace init's death leaves the others alive.
         cgroup.signal_all(9)?;
         cgroup.remove()?;

@@ -34,7 +34,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 fn one(id: &str, force: bool, globals: &Globals) -> Result<()> {
     let mut entry = globals.root.load(id)?;
     entry.lock()?;
-    match lifecycle::status(&entry)? {
+    match common::status(&entry)? {
         Status::Stopped => {}
         // Nothing of the workload has run yet, so runc deletes it without being forced.
         Status::Created => end(&entry)?,
@@ -45,5 +45,5 @@ fn one(id: &str, force: bool, globals: &Globals) -> Result<()> {
 }
 
 fn end(entry: &crate::state::Entry) -> Result<()> {
-    lifecycle::kill_all(entry.record.init, lifecycle::cgroup(entry)?.as_ref())
+    lifecycle::kill_all(entry.record.init, common::cgroup(entry)?.as_ref())
 }

@@ -132,7 +132,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 }
 
 fn running(entry: &Entry, ignore_paused: bool) -> Result<seam::Process> {
-    match lifecycle::status(entry)? {
+    match common::status(entry)? {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
         Status::Paused if !ignore_paused => {
@@ -153,7 +153,7 @@ fn enter(
     preserved: Preserved,
     console: Option<std::os::fd::OwnedFd>,
 ) -> Result<Running> {
-    let cgroup = lifecycle::cgroup(entry)?.context("the container has no cgroup")?;
+    let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
     let sub = match args.cgroup.as_slice() {
         [] => None,
         [one] => Some(one.as_str()),

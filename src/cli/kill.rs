@@ -33,8 +33,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 
 fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
     let entry = globals.root.load(id)?;
-    let status = lifecycle::status(&entry)?;
-    let cgroup = lifecycle::cgroup(&entry)?;
+    let status = common::status(&entry)?;
+    let cgroup = common::cgroup(&entry)?;
     if all {
         // runc: with --all a container whose init is gone is no error, its other processes are still meant.
         if let Some(cgroup) = &cgroup {

@@ -4,7 +4,6 @@
 use anyhow::{Result, bail};
 
 use super::Globals;
-use crate::linux::lifecycle;
 use crate::log;
 use crate::seam::Status;
 use crate::state::{Document, Entry};
@@ -40,16 +39,15 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 }
 
 fn readable(globals: &Globals, id: &str) -> Option<(Entry, Status)> {
-    let entry = globals.root.load(id).and_then(|entry| {
-        let status = lifecycle::status(&entry)?;
-        Ok((entry, status))
-    });
-    match entry {
-        Ok(found) => Some(found),
+    match globals.root.load(id) {
+        Ok(entry) => {
+            let status = super::status(&entry);
+            Some((entry, status))
+        }
         Err(error) => {
             // Deleted since the directory was read is not worth a word.
             if error.to_string() != crate::state::NOT_EXIST {
-                log::warn(&format!("container {id}: {error:#}"));
+                log::warn(&format!("container {id}: {}", crate::error::line(&error)));
             }
             None
         }

@@ -24,8 +24,10 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::error::Failure;
+use crate::linux::lifecycle;
 use crate::log;
-use crate::state::Root;
+use crate::seam::Status;
+use crate::state::{Entry, Root, START_SOCKET};
 
 /// What every verb is given.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     };
     let Made { mut entry, init } = made;
     if let Err(error) = start::release(&entry, &bundle.spec) {
-        lifecycle::kill_all(Some(init.process), lifecycle::cgroup(&entry)?.as_ref())?;
+        lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
         common::destroy(entry)?;
         return Err(error);
     }

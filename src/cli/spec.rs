@@ -48,3 +48,39 @@ fn rootless() -> String {
         1,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Against the runc of this machine, when there is one (Debian's runc is in the README's first command).
+    #[test]
+    fn as_runc_writes_it() {
+        let dir = std::env::temp_dir().join(format!("runw-spec-{}", std::process::id()));
+        for (flags, ours) in [(&["spec"][..], ROOTFUL.to_owned()), (&["spec", "--rootless"][..], rootless())]
+        {
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            let Ok(status) = std::process::Command::new("runc").args(flags).current_dir(&dir).status() else {
+                eprintln!("SKIP: no runc to compare with");
+                return;
+            };
+            assert!(status.success());
+            let runcs = std::fs::read(dir.join("config.json")).unwrap();
+            std::fs::remove_dir_all(&dir).unwrap();
+            let runcs: Value = serde_json::from_slice(&runcs).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&ours).unwrap(), runcs, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn rootless_maps_the_caller() {
+        let config: Value = serde_json::from_str(&rootless()).unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        assert_eq!(config["linux"]["uidMappings"][0]["hostID"], uid);
+        assert_eq!(config["linux"]["gidMappings"][0]["hostID"], gid);
+        assert_eq!(ROOTLESS.matches("\"hostID\": 0").count(), 2);
+    }
+}

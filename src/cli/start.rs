@@ -18,7 +18,7 @@ pub struct Args {
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let mut entry = globals.root.load(&args.id)?;
     entry.lock()?;
-    match lifecycle::status(&entry)? {
+    match common::status(&entry)? {
         Status::Created => release(&entry, &common::saved_spec(&entry)?)?,
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Running => bail!("cannot start an already running container"),
@@ -37,7 +37,7 @@ pub(super) fn release(entry: &Entry, spec: &Spec) -> Result<()> {
     let init = entry.record.init;
     let state = common::hook_state(&entry.record, Status::Running, init.map(|init| init.pid));
     hooks::run("poststart", Some(poststart), &state, Some(&entry.record.bundle)).inspect_err(|_| {
-        let cgroup = lifecycle::cgroup(entry).ok().flatten();
+        let cgroup = common::cgroup(entry).ok().flatten();
         let _ = lifecycle::kill_all(init, cgroup.as_ref());
     })
 }

@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use super::Globals;
-use crate::linux::lifecycle;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,7 +13,7 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let entry = globals.root.load(&args.id)?;
-    let document = entry.record.document(lifecycle::status(&entry)?);
+    let document = entry.record.document(super::status(&entry));
     // No newline at the end, as runc.
     super::print(&serde_json::to_string_pretty(&document)?)?;
     Ok(0)

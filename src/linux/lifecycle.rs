@@ -13,39 +13,37 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cgroup::Cgroup;
-use super::{create, sys};
+use super::{create, spawn, sys};
 use crate::seam::{Process, Status};
-use crate::state::{Entry, START_SOCKET};
 
 /// How long a killed container may take to be gone (runc: 10 s).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn status(entry: &Entry) -> Result<Status> {
-    let Some(init) = entry.record.init else {
-        // Without a process it is either being made right now, or its create was killed.
-        return Ok(if entry.busy() { Status::Creating } else { Status::Stopped });
-    };
-    if !alive(init) {
-        return Ok(Status::Stopped);
-    }
-    if !entry.record.created_done {
-        return Ok(Status::Creating);
-    }
-    if cgroup(entry)?.is_some_and(|cgroup| cgroup.is_frozen()) {
-        return Ok(Status::Paused);
-    }
-    if entry.dir.join(START_SOCKET).exists() {
-        return Ok(Status::Created);
-    }
-    Ok(Status::Running)
+/// What the state directory tells about a container.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub init: Option<Process>,
+    /// `create` succeeded.
+    pub created: bool,
+    /// Init waits for `start`.
+    pub waiting: bool,
+    /// Another runw holds the container's lock.
+    pub busy: bool,
+    pub cgroup: Option<&'a Cgroup>,
 }
 
-/// The container's cgroup as `create` planned it; none when create was killed before it did.
-pub fn cgroup(entry: &Entry) -> Result<Option<Cgroup>> {
-    if entry.record.cgroup.is_null() {
-        return Ok(None);
+pub fn status(known: &Known<'_>) -> Status {
+    match known.init {
+        // Without a process, or before create's last word, it is being made right now or its create was killed.
+        None if known.busy => Status::Creating,
+        None => Status::Stopped,
+        Some(init) if !alive(init) => Status::Stopped,
+        Some(_) if !known.created => Status::Creating,
+        // The freezer alone says so: it may have been frozen, or thawed, by somebody else.
+        Some(_) if known.cgroup.is_some_and(Cgroup::is_frozen) => Status::Paused,
+        Some(_) if known.waiting => Status::Created,
+        Some(_) => Status::Running,
     }
-    serde_json::from_value(entry.record.cgroup.clone()).context("the cgroup in state.json cannot be understood")
 }
 
 /// Lets init go on, and waits until it has become its workload. Init closes its end when it has, so an error text
@@ -122,30 +120,58 @@ fn wait_gone(pidfd: &OwnedFd) -> Result<bool> {
     }
 }
 
-/// Whether this very process runs: the same pid with another start time is another process, and a zombie is
-/// none (proc_pid_stat(5)).
+/// Whether this very process runs: the same pid with another start time is another process, and a zombie is none.
 pub fn alive(process: Process) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)) else { return false };
-    // The name in field 2 may hold anything, parentheses and spaces included: count from its last `)`.
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next().unwrap_or("X");
-    let start_time = fields.nth(18).and_then(|field| field.parse::<u64>().ok());
-    start_time == Some(process.start_time) && !matches!(state, "Z" | "X" | "x")
+    let Ok(Some((state, start_time))) = spawn::stat(process.pid) else { return false };
+    start_time == process.start_time && !matches!(state, 'Z' | 'X' | 'x')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_process_is_its_pid_and_its_start_time() {
-        let pid = std::process::id() as i32;
+    fn ourselves() -> Process {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
         let start_time = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap();
-        let start_time: u64 = start_time.parse().unwrap();
-        assert!(alive(Process { pid, start_time }));
-        assert!(!alive(Process { pid, start_time: start_time + 1 }));
-        assert!(!alive(Process { pid: i32::MAX, start_time }));
+        Process { pid: std::process::id() as i32, start_time: start_time.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_process_is_its_pid_and_its_start_time() {
+        let us = ourselves();
+        assert!(alive(us));
+        assert!(!alive(Process { start_time: us.start_time + 1, ..us }));
+        assert!(!alive(Process { pid: i32::MAX, ..us }));
+    }
+
+    #[test]
+    fn a_zombie_is_no_process() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "exit 0"]).spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        let mut stat = String::new();
+        while !stat.contains(") Z ") {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            stat = std::fs::read_to_string(&path).unwrap();
+        }
+        let start_time = stat.split_ascii_whitespace().nth(21).unwrap().parse().unwrap();
+        assert!(!alive(Process { pid: child.id() as i32, start_time }));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn words() {
+        let us = Some(ourselves());
+        let gone = us.map(|us| Process { start_time: us.start_time + 1, ..us });
+        // init, created, waiting, busy
+        for (init, created, waiting, busy, want) in [
+            (None, false, false, true, Status::Creating),
+            (None, false, false, false, Status::Stopped),
+            (us, false, true, true, Status::Creating),
+            (us, true, true, false, Status::Created),
+            (us, true, false, false, Status::Running),
+            (gone, true, true, false, Status::Stopped),
+        ] {
+            assert_eq!(status(&Known { init, created, waiting, busy, cgroup: None }), want);
+        }
     }
 }
