@@ -464,3 +464,372 @@ fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
         (None, n) => bail!("{}", String::from_utf8_lossy(&text[1..n])),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rustix::mount::{mount, mount_bind, mount_bind_recursive, mount_change, unmount};
+
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_with_escapes_and_optional_fields() {
+        let line = br"36 35 98:7 /a\040b /mnt/x\040y\134z\011\012 rw,noatime master:1 unbindable - fuse.sshfs /dev/r rw";
+        let mount = parse_mount(line).unwrap();
+        assert_eq!(mount.path, Path::new("/mnt/x y\\z\t\n"));
+        assert_eq!((mount.device, mount.kind.as_str(), mount.unbindable), ((98, 7), "fuse.sshfs", true));
+        let bare = parse_mount(b"1 1 0:2 / / rw - proc proc rw").unwrap();
+        assert_eq!(
+            (bare.path.as_path(), bare.kind.as_str(), bare.unbindable),
+            (Path::new("/"), "proc", false)
+        );
+        assert_eq!(parse_mount(b"1 1 0:2 / / rw proc proc rw"), None);
+        assert_eq!(parse_mount(b"36"), None);
+    }
+
+    #[test]
+    fn the_list_of_forbidden_names_can_be_searched() {
+        assert!(FORBIDDEN.is_sorted());
+        for kind in ["proc", "sysfs", "devtmpfs", "cgroup2", "xenfs", "anon_inodefs"] {
+            assert!(is_forbidden(kind), "{kind}");
+        }
+        for kind in ["overlay", "tmpfs", "ext4", "fuse.proc", "9p", "procx"] {
+            assert!(!is_forbidden(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn mount_points_come_parents_first_and_once() {
+        let at =
+            |path: &str| Mount { device: (0, 1), path: path.into(), kind: "tmpfs".into(), unbindable: false };
+        let mounts = [at("/b/c/d"), at("/b"), at("/"), at("/b/c"), at("/b"), at("/a")];
+        let paths: Vec<_> = ["/", "/a", "/b", "/b/c", "/b/c/d"].map(PathBuf::from).into();
+        assert_eq!(paths_parents_first(&mounts), paths);
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Build {
+        Whole,
+        Directly,
+        Helper,
+    }
+
+    /// Runs `job` in a child with mount and pid namespaces of its own (and a user namespace whose root is uid 100000
+    /// outside), pid 1 there; its error is the test's.
+    fn in_container(user: bool, job: impl FnOnce(&Path) -> Result<()>) {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a mount namespace needs root");
+            return;
+        }
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("runw-tree-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(dir.join("root")).unwrap();
+        let (mut go, mut ready) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let (mut report, mut told) = std::io::pipe().unwrap();
+        // SAFETY: glibc's fork keeps the allocator usable; the child only goes on below and _exits.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let result = (|| -> Result<()> {
+                if user {
+                    sys::unshare(libc::CLONE_NEWUSER)?;
+                    ready.1.write_all(b"x")?;
+                    go.0.read_exact(&mut [0])?;
+                    sys::set_gid(0)?;
+                    sys::set_uid(0)?;
+                }
+                sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID)?;
+                // SAFETY: one thread; the grandchild is the container's pid 1 and _exits, as its parent does.
+                match unsafe { libc::fork() } {
+                    0 => job(&dir.join("root")),
+                    init => {
+                        let mut status = 0;
+                        // SAFETY: `status` is a live integer.
+                        unsafe { libc::waitpid(init, &raw mut status, 0) };
+                        sys::exit_now(i32::from(status != 0));
+                    }
+                }
+            })();
+            if let Err(error) = &result {
+                let _ = write!(told, "{error:#}");
+            }
+            sys::exit_now(i32::from(result.is_err()));
+        }
+        drop(told);
+        if user {
+            ready.0.read_exact(&mut [0]).unwrap();
+            std::fs::write(format!("/proc/{pid}/uid_map"), "0 100000 65536").unwrap();
+            std::fs::write(format!("/proc/{pid}/gid_map"), "0 100000 65536").unwrap();
+            go.1.write_all(b"x").unwrap();
+        }
+        let mut text = String::new();
+        report.read_to_string(&mut text).unwrap();
+        let mut status = 0;
+        // SAFETY: `status` is a live integer; `pid` is our child.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        std::fs::remove_dir(dir.join("root")).unwrap();
+        std::fs::remove_dir(&dir).unwrap();
+        assert_eq!((status, text.as_str()), (0, ""));
+    }
+
+    fn tmpfs(at: &Path) -> Result<()> {
+        std::fs::create_dir_all(at)?;
+        let none: Option<&std::ffi::CStr> = None;
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), none).with_context(|| format!("tmpfs at {at:?}"))
+    }
+
+    fn proc(at: &Path) -> Result<()> {
+        std::fs::create_dir_all(at)?;
+        let none: Option<&std::ffi::CStr> = None;
+        mount("proc", at, "proc", MountFlags::empty(), none).with_context(|| format!("proc at {at:?}"))
+    }
+
+    fn file(at: &Path, text: &str) -> Result<()> {
+        std::fs::create_dir_all(at.parent().context("no parent")?)?;
+        std::fs::write(at, text).with_context(|| format!("{at:?}"))
+    }
+
+    /// A root file system with everything that must and must not be seen, then pivot_root into it.
+    fn furnish(root: &Path) -> Result<OwnedFd> {
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let proc_self = rustix::fs::open("/proc/self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        tmpfs(root)?;
+        let at = |path: &str| root.join(path);
+        for (path, text) in [
+            ("etc/image", "image"),
+            ("proc/under", "under"),
+            ("dev/under", "under"),
+            ("masked", "secret"),
+            ("maskeddir/secret", "secret"),
+            ("one", "image's"),
+            ("procfile", "image's"),
+            ("nsfile", "image's"),
+            ("stack/under", "under"),
+            ("mnt/data/file", "data"),
+            ("mnt/data/sub/deep", "deep"),
+            ("mnt/single", "single"),
+        ] {
+            file(&at(path), text)?;
+        }
+        for dir in ["data", "ro", "host", "sys", "stack2", "sp ace\\", "old", "both"] {
+            std::fs::create_dir(at(dir))?;
+        }
+        std::os::unix::fs::symlink("/data/file", at("link"))?;
+        std::os::unix::fs::symlink("../proc/self/mem", at("etc/escape"))?;
+        tmpfs(&at("mnt/data/sub/inner"))?;
+        file(&at("mnt/data/sub/inner/file"), "inner")?;
+        proc(&at("mnt/data/sub/proc"))?;
+        mount_bind_recursive(at("mnt/data"), at("data"))?;
+        mount_bind(at("mnt/data"), at("ro"))?;
+        mount_remount_ro(&at("ro"))?;
+        mount_bind(at("mnt/single"), at("one"))?;
+        tmpfs(&at("sp ace\\"))?;
+        file(&at("sp ace\\/file"), "space")?;
+        proc(&at("proc"))?;
+        mount_bind_recursive("/sys", at("sys"))?;
+        tmpfs(&at("dev"))?;
+        file(&at("dev/shm/file"), "shm")?;
+        mount_bind("/dev/null", at("masked"))?;
+        tmpfs(&at("maskeddir"))?;
+        mount_remount_ro(&at("maskeddir"))?;
+        mount_bind("/proc/version", at("procfile"))?;
+        mount_bind("/proc/self/ns/net", at("nsfile"))?;
+        // Stacks: a kernel file system on top of a tmpfs, and the other way round.
+        tmpfs(&at("stack"))?;
+        file(&at("stack/tmp"), "tmp")?;
+        proc(&at("stack"))?;
+        proc(&at("stack2"))?;
+        tmpfs(&at("stack2"))?;
+        file(&at("stack2/top"), "top")?;
+        std::fs::create_dir(at("stack2/self"))?;
+        mount_bind_recursive("/", at("host"))?;
+        // A tmpfs below a proc that is itself below a tmpfs: hidden twice.
+        tmpfs(&at("both"))?;
+        proc(&at("both/p"))?;
+        tmpfs(&at("both"))?;
+        file(&at("both/p/plain"), "plain")?;
+        std::env::set_current_dir(root)?;
+        rustix::process::pivot_root(".", ".").context("pivot_root")?;
+        unmount(".", UnmountFlags::DETACH).context("old root")?;
+        std::env::set_current_dir("/")?;
+        Ok(proc_self)
+    }
+
+    fn mount_remount_ro(at: &Path) -> Result<()> {
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        rustix::mount::mount_remount(at, flags, c"").with_context(|| format!("read-only {at:?}"))
+    }
+
+    /// As wasmtime opens: from the tree's root, never above it.
+    fn open(tree: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o600) } else { Mode::empty() };
+        // openat2(2) is strict: O_NONBLOCK with O_PATH is EINVAL.
+        let more = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        loop {
+            // EAGAIN: another test's mount while a ".." was being resolved.
+            match rustix::fs::openat2(tree, path, flags | more | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn read(tree: &OwnedFd, path: &str) -> Result<String, Errno> {
+        let mut bytes = [0; 64];
+        let n = rustix::io::read(open(tree, path, OFlags::RDONLY)?, &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes[..n]).into_owned())
+    }
+
+    fn entries(tree: &OwnedFd, path: &str) -> Result<Vec<String>> {
+        let dir = open(tree, path, OFlags::RDONLY | OFlags::DIRECTORY).with_context(|| path.to_owned())?;
+        let names = rustix::fs::Dir::new(dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(names.into_iter().filter(|name| name != "." && name != "..").collect())
+    }
+
+    /// Every directory a walk reaches, a few levels deep: none is of a kernel file system, and none has devices.
+    fn walk(tree: &OwnedFd, path: &str, depth: u32) -> Result<u32> {
+        let dir = match open(tree, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+            Ok(dir) => dir,
+            Err(_) => return Ok(0),
+        };
+        let fs = rustix::fs::fstatfs(&dir)?;
+        anyhow::ensure!(!FORBIDDEN_TYPES.contains(&fs.f_type), "{path} is {:#x}", fs.f_type);
+        let flags = rustix::fs::fstatvfs(&dir)?.f_flag;
+        let wanted = rustix::fs::StatVfsMountFlags::NODEV | rustix::fs::StatVfsMountFlags::NOSUID;
+        anyhow::ensure!(flags.contains(wanted), "{path} is not nodev and nosuid");
+        let mut seen = 1;
+        if depth > 0 {
+            for name in entries(tree, path).unwrap_or_default() {
+                seen += walk(tree, &format!("{path}/{name}"), depth - 1)?;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn inspect(tree: &OwnedFd, user: bool) -> Result<()> {
+        let visible = [
+            ("etc/image", "image"),
+            ("data/file", "data"),
+            ("data/sub/deep", "deep"),
+            ("data/sub/inner/file", "inner"),
+            ("ro/file", "data"),
+            ("one", "single"),
+            ("sp ace\\/file", "space"),
+            ("stack2/top", "top"),
+            ("both/p/plain", "plain"),
+        ];
+        for (path, text) in visible {
+            let got = read(tree, path).with_context(|| path.to_owned())?;
+            anyhow::ensure!(got == text, "{path} is {got:?}");
+        }
+        for path in ["proc", "sys", "dev", "stack", "data/sub/proc", "maskeddir", "stack2/self", "host/dev"] {
+            let names = entries(tree, path)?;
+            anyhow::ensure!(names.is_empty(), "{path} has {names:?}");
+        }
+        for path in ["host/proc", "host/sys"] {
+            let names = entries(tree, path)?;
+            anyhow::ensure!(names.is_empty(), "{path} has {names:?}");
+        }
+        anyhow::ensure!(!entries(tree, "host")?.is_empty(), "host is not there at all");
+        for path in [
+            "proc/self/mem",
+            "etc/escape",
+            "host/proc/self/mem",
+            "proc/under",
+            "dev/under",
+            "dev/shm/file",
+            "stack/tmp",
+            "stack/under",
+            "stack2/self/mem",
+            "maskeddir/secret",
+            "proc/../proc/self/mem",
+        ] {
+            let got = read(tree, path);
+            anyhow::ensure!(got == Err(Errno::NOENT), "{path} gives {got:?}");
+        }
+        for path in ["masked", "procfile", "nsfile"] {
+            let got = read(tree, path);
+            anyhow::ensure!(got == Err(Errno::NXIO), "{path} gives {got:?}");
+            let stat = rustix::fs::fstat(open(tree, path, OFlags::PATH)?)?;
+            anyhow::ensure!(stat.st_size == 0, "{path} has a size");
+        }
+        for path in ["proc/new", "dev/new", "ro/new", "maskeddir/new", "host/proc/new"] {
+            let got = open(tree, path, OFlags::CREATE | OFlags::WRONLY).map(|_| ());
+            anyhow::ensure!(got == Err(Errno::ROFS), "creating {path} gives {got:?}");
+        }
+        open(tree, "data/new", OFlags::CREATE | OFlags::WRONLY).context("data/new")?;
+        anyhow::ensure!(
+            open(tree, "../etc", OFlags::PATH).err() == Some(Errno::XDEV),
+            "the tree's root can be left"
+        );
+        // ".." of a cover is the directory it lies in, not the covers' own tmpfs.
+        let names = entries(tree, "proc/..")?;
+        anyhow::ensure!(names.iter().any(|name| name == "etc"), "proc/.. has {names:?}");
+        let seen = walk(tree, ".", if user { 3 } else { 4 })?;
+        anyhow::ensure!(seen > 30, "only {seen} directories seen");
+        Ok(())
+    }
+
+    fn scenario(user: bool, how: Build) {
+        in_container(user, |root| {
+            let proc_self = furnish(root).context("furnish")?;
+            let tree = match how {
+                Build::Whole => build(proc_self.as_fd()),
+                Build::Directly => directly(proc_self.as_fd()),
+                Build::Helper => through_helper(proc_self.as_fd()),
+            }
+            .context("build")?;
+            inspect(&tree, user).context("inspect")?;
+            // Nothing was changed for a process that lives in the container.
+            anyhow::ensure!(
+                std::fs::read_link("/proc/self").context("/proc/self")?.as_os_str() == "1",
+                "the container's /proc is gone"
+            );
+            anyhow::ensure!(std::fs::read_to_string("/stack2/top")? == "top", "/stack2 changed");
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_kernel_file_system_is_reached_directly() {
+        scenario(false, Build::Directly);
+    }
+
+    #[test]
+    fn no_kernel_file_system_is_reached_through_the_helper() {
+        scenario(false, Build::Helper);
+    }
+
+    #[test]
+    fn no_kernel_file_system_is_reached_in_a_user_namespace_directly() {
+        scenario(true, Build::Directly);
+    }
+
+    #[test]
+    fn no_kernel_file_system_is_reached_in_a_user_namespace_through_the_helper() {
+        scenario(true, Build::Helper);
+    }
+
+    #[test]
+    fn it_takes_little_time() {
+        in_container(false, |root| {
+            let proc_self = furnish(root)?;
+            for how in [Build::Directly, Build::Helper] {
+                let start = std::time::Instant::now();
+                for _ in 0..10 {
+                    drop(if how == Build::Helper {
+                        through_helper(proc_self.as_fd())?
+                    } else {
+                        directly(proc_self.as_fd())?
+                    });
+                }
+                eprintln!("{how:?}: {:?} each", start.elapsed() / 10);
+            }
+            Ok(())
+        });
+    }
+}
