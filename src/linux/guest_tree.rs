@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
@@ -192,22 +192,33 @@ fn restrict(tree: BorrowedFd<'_>) -> Result<()> {
     sys::mount_setattr(tree, true, &attr).context("cannot restrict the guest tree")
 }
 
-/// Kernels before 5.12. The paths are mountinfo's, so they hold no symlinks; a hidden mount's path restricts the
-/// one that hides it, or leads nowhere.
+/// Kernels before 5.12. The paths are mountinfo's, so they hold no symlinks; a hidden mount's path names the one
+/// that hides it, or a plain file in that, or nothing.
 fn restrict_one_by_one(mounts: &[Mount]) -> Result<()> {
+    // The same flag in statfs(2) and mount(2).
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    const MS_NOSYMFOLLOW: u32 = 0x100;
     for path in paths_parents_first(mounts) {
-        let stat = match rustix::fs::statvfs(&path) {
-            Ok(stat) => stat,
+        let fail = || format!("cannot restrict mount {}", path.display());
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let attributes = match rustix::fs::statx(CWD, &path, flags, StatxFlags::TYPE) {
+            Ok(stat) => stat.stx_attributes,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            Err(error) => return Err(error).with_context(|| format!("cannot see mount {}", path.display())),
+            Err(error) => return Err(error).with_context(fail),
         };
+        if !attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            continue;
+        }
         // mount(2): MS_REMOUNT|MS_BIND sets all flags but those of atime, which stay when none is given. The ST_*
-        // bits kept here have the values of their MS_* namesakes.
-        let kept = stat.f_flag.bits() as u32 & (libc::ST_RDONLY | libc::ST_NOEXEC) as u32;
+        // bits kept here have the values of their MS_* namesakes, but for the last.
+        let now = rustix::fs::statvfs(&path).with_context(fail)?.f_flag.bits();
+        let mut kept = now as u32 & (libc::ST_RDONLY | libc::ST_NOEXEC) as u32;
+        if now & ST_NOSYMFOLLOW != 0 {
+            kept |= MS_NOSYMFOLLOW;
+        }
         let flags =
             MountFlags::from_bits_retain(kept) | MountFlags::BIND | MountFlags::NODEV | MountFlags::NOSUID;
-        rustix::mount::mount_remount(&path, flags, c"")
-            .with_context(|| format!("cannot restrict mount {}", path.display()))?;
+        rustix::mount::mount_remount(&path, flags, c"").with_context(fail)?;
     }
     Ok(())
 }
@@ -649,11 +660,16 @@ mod tests {
         proc(&at("both/p"))?;
         tmpfs(&at("both"))?;
         file(&at("both/p/plain"), "plain")?;
+        enter(root)?;
+        Ok(proc_self)
+    }
+
+    fn enter(root: &Path) -> Result<()> {
         std::env::set_current_dir(root)?;
         rustix::process::pivot_root(".", ".").context("pivot_root")?;
         unmount(".", UnmountFlags::DETACH).context("old root")?;
         std::env::set_current_dir("/")?;
-        Ok(proc_self)
+        Ok(())
     }
 
     fn mount_remount_ro(at: &Path) -> Result<()> {
@@ -812,6 +828,136 @@ mod tests {
     #[test]
     fn no_kernel_file_system_is_reached_in_a_user_namespace_through_the_helper() {
         scenario(true, Build::Helper);
+    }
+
+    /// Without this the other tests could pass on a tree that never had what they look for.
+    #[test]
+    fn a_copy_without_covers_would_let_the_guest_out() {
+        in_container(false, |root| {
+            furnish(root)?;
+            let tree = clone_root()?;
+            for path in [
+                "proc/self/mem",
+                "host/proc/self/mem",
+                "stack/self/mem",
+                "data/sub/proc/self/mem",
+                "procfile",
+            ] {
+                open(&tree, path, OFlags::RDONLY).with_context(|| path.to_owned())?;
+            }
+            anyhow::ensure!(entries(&tree, "dev")? == ["shm"], "nothing in /dev");
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_device_node_of_the_containers_own_dev_hides_a_file_too() {
+        in_container(false, |root| {
+            let proc_self = furnish(root)?;
+            let device = rustix::fs::makedev(1, 3);
+            let mode = Mode::from_raw_mode(0o666);
+            rustix::fs::mknodat(CWD, "/dev/null", FileType::CharacterDevice, mode, device)?;
+            mount_bind("/dev/null", "/etc/image")?;
+            for how in [directly, through_helper] {
+                let tree = how(proc_self.as_fd())?;
+                let got = read(&tree, "etc/image");
+                anyhow::ensure!(got == Err(Errno::ACCESS), "{got:?}");
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn what_is_mounted_later_in_the_container_stays_out() {
+        for how in [directly, through_helper] {
+            in_container(false, |root| {
+                let proc_self = furnish(root)?;
+                mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)?;
+                let tree = how(proc_self.as_fd())?;
+                proc(Path::new("/data/sub/late"))?;
+                proc(Path::new("/etc/late"))?;
+                anyhow::ensure!(std::fs::exists("/data/sub/late/self")?, "no proc mounted");
+                for path in ["data/sub/late", "etc/late"] {
+                    let names = entries(&tree, path)?;
+                    anyhow::ensure!(names.is_empty(), "{path} has {names:?}");
+                }
+                // And the covers did not come the other way.
+                anyhow::ensure!(std::fs::exists("/proc/self/mem")?, "the container lost its /proc");
+                inspect(&tree, false)
+            });
+        }
+    }
+
+    #[test]
+    fn an_unbindable_mount_still_hides_what_is_under_it() {
+        in_container(false, |root| {
+            let proc_self = furnish(root)?;
+            for path in ["/maskeddir", "/sp ace\\", "/"] {
+                mount_change(path, MountPropagationFlags::UNBINDABLE)?;
+            }
+            inspect(&build(proc_self.as_fd())?, false)
+        });
+    }
+
+    #[test]
+    fn dev_is_empty_wherever_it_leads_and_may_be_missing() {
+        in_container(false, |root| {
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            let proc_self = rustix::fs::open("/proc/self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            tmpfs(root)?;
+            enter(root)?;
+            inspect_dev(&build(proc_self.as_fd())?, Err(Errno::NOENT))?;
+            file(Path::new("/real/dev/file"), "x")?;
+            std::os::unix::fs::symlink("/real/dev", "/dev")?;
+            inspect_dev(&build(proc_self.as_fd())?, Err(Errno::XDEV))?;
+            let tree = build(proc_self.as_fd())?;
+            anyhow::ensure!(entries(&tree, "real/dev")?.is_empty(), "/real/dev has files");
+            std::fs::remove_file("/dev")?;
+            std::os::unix::fs::symlink("/", "/dev")?;
+            let error = build(proc_self.as_fd()).err().context("a root as /dev is taken")?;
+            anyhow::ensure!(format!("{error:#}").contains("/dev leads to the root"), "{error:#}");
+            Ok(())
+        });
+    }
+
+    fn inspect_dev(tree: &OwnedFd, expected: Result<(), Errno>) -> Result<()> {
+        let got = open(tree, "dev", OFlags::PATH).map(|_| ());
+        anyhow::ensure!(got == expected, "dev gives {got:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn mounts_are_restricted_one_by_one_where_the_kernel_is_old() {
+        for user in [false, true] {
+            in_container(user, |root| {
+                let proc_self = furnish(root)?;
+                restrict_one_by_one(&read_mounts(proc_self.as_fd())?)?;
+                let tree = clone_root()?;
+                for path in [".", "data", "ro", "data/sub/inner", "host", "stack2", "maskeddir"] {
+                    let dir = open(&tree, path, OFlags::PATH)?;
+                    let flags = rustix::fs::fstatvfs(&dir)?.f_flag;
+                    let wanted = rustix::fs::StatVfsMountFlags::NODEV | rustix::fs::StatVfsMountFlags::NOSUID;
+                    anyhow::ensure!(flags.contains(wanted), "{path}: {flags:?}");
+                    let read_only = flags.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+                    anyhow::ensure!(read_only == ["ro", "maskeddir"].contains(&path), "{path}: {flags:?}");
+                }
+                Ok(())
+            });
+        }
+    }
+
+    #[test]
+    fn a_kernel_file_system_as_root_is_refused() {
+        in_container(false, |root| {
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            let proc_self = rustix::fs::open("/proc/self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            proc(root)?;
+            std::env::set_current_dir(root)?;
+            rustix::process::chroot(".")?;
+            let error = build(proc_self.as_fd()).err().context("a procfs is taken as root")?;
+            anyhow::ensure!(format!("{error:#}").contains("is a kernel file system"), "{error:#}");
+            Ok(())
+        });
     }
 
     #[test]
