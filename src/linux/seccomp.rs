@@ -2,6 +2,8 @@
 //! in the child. It must not call libseccomp in the child (it allocates and probes the kernel), and must not
 //! weaken a profile: what cannot be translated is refused, except names libseccomp does not know (as runc).
 
+mod cache;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -12,6 +14,8 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
     LinuxSyscall,
 };
+
+pub use cache::compile_cached;
 
 /// seccomp(2): a system call has at most six arguments.
 const MAX_ARGS: usize = 6;
@@ -223,8 +227,12 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<libc::sock_filter>> {
     file.rewind().context("cannot read the seccomp filter")?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).context("cannot read the seccomp filter")?;
-    // struct sock_filter in host byte order: u16 code, u8 jt, u8 jf, u32 k.
-    Ok(bytes
+    Ok(parse_program(&bytes))
+}
+
+/// struct sock_filter in host byte order: u16 code, u8 jt, u8 jf, u32 k.
+fn parse_program(bytes: &[u8]) -> Vec<libc::sock_filter> {
+    bytes
         .chunks_exact(8)
         .map(|raw| libc::sock_filter {
             code: u16::from_ne_bytes([raw[0], raw[1]]),
@@ -232,7 +240,7 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<libc::sock_filter>> {
             jf: raw[3],
             k: u32::from_ne_bytes([raw[4], raw[5], raw[6], raw[7]]),
         })
-        .collect())
+        .collect()
 }
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -719,5 +727,12 @@ mod tests {
         let filter = compile(&profile).unwrap();
         eprintln!("{} names, {} instructions in {:?}", names.len(), filter.program.len(), start.elapsed());
         assert_eq!(call(&filter, "read", &[]), ALLOW);
+        let dir = std::env::temp_dir().join(format!("runw-seccomp-time-{}", std::process::id()));
+        compile_cached(&profile, &dir).unwrap();
+        let start = std::time::Instant::now();
+        let cached = compile_cached(&profile, &dir).unwrap();
+        eprintln!("from the cache in {:?}", start.elapsed());
+        assert_eq!(cached.program.len(), filter.program.len());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
