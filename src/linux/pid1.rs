@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::mem::size_of;
 use std::os::fd::BorrowedFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 
 use crate::linux::sys;
@@ -31,7 +31,18 @@ impl Area {
             .context("cannot open /proc/self/stat")?;
         let mut text = String::new();
         std::fs::File::from(stat).read_to_string(&mut text).context("cannot read /proc/self/stat")?;
-        Area::parse(&text).context("cannot understand /proc/self/stat")
+        let area = Area::parse(&text).context("cannot understand /proc/self/stat")?;
+        ensure!(area.is_ours(), "/proc/self/stat is of another process, or the kernel hides its addresses");
+        Ok(area)
+    }
+
+    /// execve lays out, upwards on the stack: argv's strings, the environment's, the executable's name (fs/exec.c).
+    /// The address of the last is known without /proc, and memory is written by these numbers later on.
+    fn is_ours(&self) -> bool {
+        // SAFETY: getauxval only looks a number up.
+        let name = unsafe { libc::getauxval(libc::AT_EXECFN) };
+        let ordered = self.argv.0 <= self.argv.1 && self.argv.1 <= self.env.0 && self.env.0 <= self.env.1;
+        self.argv.0 != 0 && ordered && self.env.1 == name
     }
 
     /// proc_pid_stat(5). The name in field 2 may hold spaces and parentheses; fields are counted behind its end.
@@ -124,8 +135,9 @@ fn forget_environment(area: &Area) {
 
 fn wipe((start, end): (u64, u64)) {
     if start != 0 && start < end {
-        // SAFETY: the kernel laid this range out at execve as our own writable stack memory, and nothing but the
-        // C runtime's strings is in it: all become empty ones. No Rust reference into it exists, since std copies.
+        // SAFETY: `Area::is_ours` showed this range to be what execve laid out on our stack, writable memory with
+        // nothing but the C runtime's strings in it: all become empty ones. No Rust reference into it exists, since
+        // std copies.
         unsafe { std::ptr::write_bytes(start as *mut u8, 0, (end - start) as usize) };
     }
 }
@@ -419,6 +431,17 @@ mod tests {
         }
         kill(init, libc::SIGKILL);
         wait(pid);
+    }
+
+    #[test]
+    fn another_processs_area_is_refused() {
+        let mut other = std::process::Command::new("sleep").arg("9").spawn().unwrap();
+        let path = format!("/proc/{}", other.id());
+        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let error = Area::remember(dir.as_fd()).unwrap_err();
+        assert!(format!("{error:#}").contains("of another process"), "{error:#}");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

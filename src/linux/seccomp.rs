@@ -562,17 +562,20 @@ mod tests {
         assert_eq!(call(&filter, "write", &[]), ALLOW);
     }
 
+    /// Operator, value, valueTwo, arguments that match, arguments that do not.
+    type OperatorCase = (&'static str, u64, u64, &'static [u64], &'static [u64]);
+
     #[test]
     fn operators_compare_all_64_bits() {
-        let big = 1u64 << 40;
-        let cases: [(&str, u64, u64, &[u64], &[u64]); 7] = [
-            ("NE", big, 0, &[0, 1, big + 1], &[big]),
-            ("LT", big, 0, &[0, big - 1], &[big, big + 1]),
-            ("LE", big, 0, &[0, big], &[big + 1]),
-            ("EQ", big, 0, &[big], &[0, big + 1]),
-            ("GE", big, 0, &[big, big + 1], &[0, big - 1]),
-            ("GT", big, 0, &[big + 1], &[0, big]),
-            ("MASKED_EQ", 0xff | big, big | 1, &[big | 1, big | 0x101], &[1, big, big | 2]),
+        const BIG: u64 = 1 << 40;
+        let cases: [OperatorCase; 7] = [
+            ("NE", BIG, 0, &[0, 1, BIG + 1], &[BIG]),
+            ("LT", BIG, 0, &[0, BIG - 1], &[BIG, BIG + 1]),
+            ("LE", BIG, 0, &[0, BIG], &[BIG + 1]),
+            ("EQ", BIG, 0, &[BIG], &[0, BIG + 1]),
+            ("GE", BIG, 0, &[BIG, BIG + 1], &[0, BIG - 1]),
+            ("GT", BIG, 0, &[BIG + 1], &[0, BIG]),
+            ("MASKED_EQ", 0xff | BIG, BIG | 1, &[BIG | 1, BIG | 0x101], &[1, BIG, BIG | 2]),
         ];
         for (operator, value, two, hits, misses) in cases {
             let filter = compile(&profile(&format!(
