@@ -120,6 +120,12 @@ pub fn build(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
     through_helper(proc_self)
 }
 
+/// For `exec` into a container whose processes run: one of them may mount and unmount between our looks at
+/// mountinfo, and only a namespace that nobody else is in shows exactly what was copied.
+pub fn build_in_running(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
+    through_helper(proc_self)
+}
+
 /// Copy first, then cover in the copy.
 fn directly(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
     let before = read_mounts(proc_self)?;
@@ -162,8 +168,10 @@ fn through_helper(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
 fn in_own_namespace(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context("cannot make the helper's mounts private")?;
-    // The parent's mountinfo still shows the same mounts at the same paths as ours.
-    let mounts = read_mounts(proc_self)?;
+    // Ours, not our parent's whose directory this is: "self" is whoever looks it up.
+    let procfs = rustix::fs::openat(proc_self, "../self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .context("cannot open the helper's /proc/self")?;
+    let mounts = read_mounts(procfs.as_fd())?;
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("cannot open /")?;
     let mut covers = Covers::new()?;
@@ -884,6 +892,27 @@ mod tests {
                 inspect(&tree, false)
             });
         }
+    }
+
+    #[test]
+    fn a_process_that_mounts_and_unmounts_meanwhile_gets_nothing_in() {
+        in_container(false, |root| {
+            let proc_self = furnish(root)?;
+            std::fs::create_dir_all("/etc/race")?;
+            // SAFETY: one thread; the child only mounts and unmounts until it is killed with its pid namespace.
+            if unsafe { libc::fork() } == 0 {
+                loop {
+                    let _ = proc(Path::new("/etc/race"));
+                    let _ = unmount("/etc/race", UnmountFlags::DETACH);
+                }
+            }
+            for _ in 0..100 {
+                let tree = build_in_running(proc_self.as_fd())?;
+                let names = entries(&tree, "etc/race")?;
+                anyhow::ensure!(names.is_empty(), "etc/race has {} entries", names.len());
+            }
+            Ok(())
+        });
     }
 
     #[test]
