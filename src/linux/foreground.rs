@@ -47,7 +47,7 @@ impl Signals {
 /// unchanged. Rust's runtime ignores SIGPIPE, and a workload must not inherit that.
 pub fn reset_signals_in_child() -> Result<()> {
     for signal in 1..=LAST_SIGNAL {
-        // EINVAL: SIGKILL, SIGSTOP and the two that libc keeps for itself cannot have a disposition.
+        // EINVAL: SIGKILL and SIGSTOP cannot have a disposition.
         match set_default(signal) {
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
                 return Err(error).with_context(|| format!("cannot reset signal {signal}"));
@@ -462,8 +462,289 @@ fn set_mask(set: &libc::sigset_t, before: Option<&mut libc::sigset_t>) -> io::Re
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Raw, because glibc hides its own two signals, and its posix_spawn leaves one of them ignored in whatever it
+/// starts (seen: SigIgn 0x80000000 under cargo), which would be passed on to the workload.
 fn set_default(signal: i32) -> io::Result<()> {
-    // SAFETY: SIG_DFL is no function of ours, so nothing can be called in a wrong context.
-    let result = unsafe { libc::signal(signal, libc::SIG_DFL) };
-    if result == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // The kernel's struct sigaction: handler, flags, restorer, mask; all zero is SIG_DFL without flags.
+    let action = [0u64; 4];
+    // SAFETY: `action` is at least as large as the kernel's structure for a mask of 8 bytes, and lives through the
+    // call; SIG_DFL is no function, so nothing of ours can be called in a wrong context.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            action.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::linux::sys::Cloned;
+    use crate::linux::terminal::{self, Pty};
+    use rustix::termios::Winsize;
+
+    fn open_pty(size: Option<(u16, u16)>) -> Pty {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let devpts = rustix::fs::open("/dev/pts", flags, Mode::empty()).unwrap();
+        terminal::open_pty(devpts.as_fd(), size, rustix::process::getuid().as_raw()).unwrap()
+    }
+
+    /// What `runw run` does, in a process of its own (the loop reaps every child it finds): block, clone a shell
+    /// with `script`, on an inner pty if asked, wait, end with its status. `setup` arranges A's own stdio.
+    fn run(script: &str, inner: bool, setup: impl FnOnce() -> Result<()>) -> i32 {
+        // SAFETY: glibc's fork keeps the allocator usable; the child runs the closure below and _exits.
+        match unsafe { libc::fork() } {
+            0 => {
+                // Other tests' pipes were copied by the fork; held here they would never report their end.
+                let result =
+                    setup().and_then(|()| Ok(sys::close_from(3)?)).and_then(|()| foreground(script, inner));
+                sys::exit_now(result.unwrap_or(99))
+            }
+            pid => pid,
+        }
+    }
+
+    fn foreground(script: &str, inner: bool) -> Result<i32> {
+        set_subreaper()?;
+        let blocked = block_signals()?;
+        let pty = inner.then(|| open_pty(None));
+        match sys::clone3(0, None, false)? {
+            Cloned::Child => {
+                if let Some(pty) = &pty {
+                    rustix::process::setsid()?;
+                    terminal::make_controlling(pty.slave.as_fd())?;
+                }
+                reset_signals_in_child()?;
+                let error = Command::new("/bin/sh").args(["-c", script]).exec();
+                Err(error.into())
+            }
+            Cloned::Parent { pid, pidfd } => {
+                let master = pty.map(|pty| pty.master);
+                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master)
+            }
+        }
+    }
+
+    fn status_of(pid: i32) -> i32 {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is a live integer; `pid` is our child.
+            match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+                0 if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                0 => {
+                    kill(pid, libc::SIGKILL);
+                    panic!("foreground process {pid} hangs");
+                }
+                _ => return exit_status(status),
+            }
+        }
+    }
+
+    fn kill(pid: i32, signal: i32) {
+        // SAFETY: integers only; the pid is of an unreaped child of ours.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn stdio(input: &impl AsFd, output: &impl AsFd) -> Result<()> {
+        rustix::stdio::dup2_stdin(input)?;
+        rustix::stdio::dup2_stdout(output)?;
+        Ok(())
+    }
+
+    /// Reads until `end` has been seen; nothing else may come for 20 seconds.
+    fn read_until(from: &impl AsFd, end: &str) -> String {
+        let mut got = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !String::from_utf8_lossy(&got).contains(end) {
+            assert!(Instant::now() < deadline, "no {end:?} in {:?}", String::from_utf8_lossy(&got));
+            let mut fds = [PollFd::new(from, PollFlags::IN)];
+            poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 })).unwrap();
+            if fds[0].revents().is_empty() {
+                continue;
+            }
+            let mut bytes = [0; 4096];
+            match rustix::io::read(from, &mut bytes) {
+                Ok(n @ 1..) => got.extend(&bytes[..n]),
+                other => panic!("{other:?} before {end:?}, after {:?}", String::from_utf8_lossy(&got)),
+            }
+        }
+        String::from_utf8(got).unwrap()
+    }
+
+    #[test]
+    fn the_status_is_the_processs_own_or_128_and_the_signal() {
+        assert_eq!(status_of(run("exit 42", false, || Ok(()))), 42);
+        assert_eq!(status_of(run("kill -KILL $$", false, || Ok(()))), 137);
+        assert_eq!(status_of(run("exit 255", false, || Ok(()))), 255);
+    }
+
+    #[test]
+    fn the_child_has_no_blocked_or_ignored_signal() {
+        let script = "grep -qE 'SigBlk:.0000000000000000' /proc/self/status && \
+                      grep -qE 'SigIgn:.0000000000000000' /proc/self/status && exit 7";
+        assert_eq!(status_of(run(script, false, || Ok(()))), 7);
+    }
+
+    #[test]
+    fn signals_are_forwarded_but_not_sigurg_and_sigpipe() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let script = "trap 'echo usr1; exit 11' USR1; trap 'echo urg' URG; trap 'echo pipe' PIPE; echo ready; \
+                      while :; do sleep 0.05; done";
+        let pid = run(script, false, || stdio(&std::fs::File::open("/dev/null")?, &writer));
+        drop(writer);
+        read_until(&reader, "ready\n");
+        kill(pid, libc::SIGURG);
+        kill(pid, libc::SIGPIPE);
+        kill(pid, libc::SIGWINCH);
+        kill(pid, libc::SIGUSR1);
+        assert_eq!(status_of(pid), 11);
+        let mut rest = String::new();
+        let mut reader = reader;
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "usr1\n");
+    }
+
+    #[test]
+    fn other_children_are_reaped_and_do_not_end_it() {
+        // The background subshell's child outlives it, becomes an orphan and is adopted by the subreaper.
+        let script = "(sleep 0.1 & exec true) & sleep 0.3; \
+                      ps=$(cat /proc/$PPID/task/$PPID/children); [ \"$ps\" = \"$$ \" ] && exit 5; echo $ps >&2; exit 6";
+        assert_eq!(status_of(run(script, false, || Ok(()))), 5);
+    }
+
+    #[test]
+    fn output_on_the_pty_is_drained_and_stdin_at_its_end_does_not_spin() {
+        if terminal::cannot_test() {
+            return;
+        }
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let script = "i=0; while [ $i -lt 3000 ]; do echo line-$i-0123456789012345678901234567890123456789; \
+                      i=$((i+1)); done; sleep 0.3; cat /proc/$PPID/stat | cut -d' ' -f14,15; echo last";
+        let pid = run(script, true, || stdio(&std::fs::File::open("/dev/null")?, &writer));
+        drop(writer);
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        assert_eq!(status_of(pid), 0);
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(lines.len(), 3002);
+        for (i, line) in lines[..3000].iter().enumerate() {
+            assert_eq!(*line, format!("line-{i}-0123456789012345678901234567890123456789"));
+        }
+        // runc clears ONLCR on the pty: a file or pipe gets plain lines.
+        assert!(!output.contains('\r'));
+        // 0.3 s of spinning would be some 30 ticks on top of relaying 150 KB.
+        let ticks: u64 = lines[3000].split(' ').map(|n| n.parse::<u64>().unwrap()).sum();
+        assert!(ticks < 20, "{ticks} ticks of CPU time");
+        assert_eq!(lines[3001], "last");
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_does_not_stop_the_process() {
+        if terminal::cannot_test() {
+            return;
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        let script =
+            "echo go; sleep 0.2; i=0; while [ $i -lt 9000 ]; do echo 0123456789; i=$((i+1)); done; exit 3";
+        let pid = run(script, true, || stdio(&std::fs::File::open("/dev/null")?, &writer));
+        drop(writer);
+        read_until(&reader, "go\n");
+        drop(reader);
+        assert_eq!(status_of(pid), 3);
+    }
+
+    #[test]
+    fn a_slave_that_is_closed_for_a_while_does_not_spin() {
+        if terminal::cannot_test() {
+            return;
+        }
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let script = "trap '' HUP; echo one; exec </dev/null >/dev/null 2>&1; sleep 0.5; \
+                      set -- $(cat /proc/$PPID/stat); [ $((${14}+${15})) -lt 20 ]";
+        let pid = run(script, true, || stdio(&std::fs::File::open("/dev/null")?, &writer));
+        drop(writer);
+        let mut output = String::new();
+        reader.read_to_string(&mut output).unwrap();
+        assert_eq!((status_of(pid), output.as_str()), (0, "one\n"));
+    }
+
+    #[test]
+    fn on_a_terminal_it_is_raw_sized_resized_and_restored() {
+        if terminal::cannot_test() {
+            return;
+        }
+        let outer = open_pty(Some((41, 123)));
+        let slave = outer.slave.try_clone().unwrap();
+        let before = rustix::termios::tcgetattr(&slave).unwrap();
+        assert!(before.local_modes.contains(LocalModes::ICANON | LocalModes::ECHO));
+        let script = "trap 'stty size' WINCH; stty size; echo ready; read a; echo got=$a; \
+                      while ! [ \"$(stty size)\" = '50 99' ]; do sleep 0.05; done; echo resized; \
+                      trap 'echo int; exit 9' INT; echo armed; while :; do sleep 0.05; done";
+        let pid = run(script, true, || {
+            rustix::process::setsid()?;
+            terminal::make_controlling(slave.as_fd())
+        });
+        let start = read_until(&outer.master, "ready");
+        assert!(start.contains("41 123"), "{start:?}");
+        let raw = rustix::termios::tcgetattr(&outer.slave).unwrap();
+        assert!(!raw.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
+        assert!(raw.output_modes.contains(OutputModes::OPOST));
+        rustix::io::write(&outer.master, b"typed\r").unwrap();
+        let echoed = read_until(&outer.master, "got=typed");
+        // Echoed once, by the inner terminal, and lines end as a terminal needs.
+        assert_eq!(echoed.matches("typed").count(), 2, "{echoed:?}");
+        assert!(echoed.contains("\r\n"), "{echoed:?}");
+        let size = Winsize { ws_row: 50, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&outer.master, size).unwrap();
+        read_until(&outer.master, "armed");
+        // Raw: ^C is the container's to act on.
+        rustix::io::write(&outer.master, &[3]).unwrap();
+        read_until(&outer.master, "int");
+        assert_eq!(status_of(pid), 9);
+        let after = rustix::termios::tcgetattr(&outer.slave).unwrap();
+        assert_eq!(after.local_modes, before.local_modes);
+        assert_eq!(after.input_modes, before.input_modes);
+        assert_eq!(after.output_modes, before.output_modes);
+    }
+
+    #[test]
+    fn much_input_reaches_the_container_whole() {
+        if terminal::cannot_test() {
+            return;
+        }
+        let (input, mut feed) = std::io::pipe().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        // Raw in the container too, or the line discipline would cut lines at 4096 bytes.
+        let script = "stty raw -echo; echo ready; head -c 200000 | cksum";
+        let pid = run(script, true, || stdio(&input, &writer));
+        drop((input, writer));
+        read_until(&reader, "ready");
+        let data: Vec<u8> = (0..200_000u32).map(|i| b'a' + (i * 7 % 23) as u8).collect();
+        let expected = cksum(&data);
+        let feeder = std::thread::spawn(move || feed.write_all(&data));
+        let got = read_until(&reader, " 200000");
+        feeder.join().unwrap().unwrap();
+        assert_eq!(status_of(pid), 0);
+        assert!(got.contains(&expected), "{got:?} is not {expected:?}");
+    }
+
+    fn cksum(data: &[u8]) -> String {
+        let path = std::env::temp_dir().join(format!("runw-cksum-{}", std::process::id()));
+        std::fs::write(&path, data).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let output = Command::new("cksum").stdin(file).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
 }

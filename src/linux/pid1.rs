@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::mem::size_of;
 use std::os::fd::BorrowedFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 
 use crate::linux::sys;
@@ -31,7 +31,18 @@ impl Area {
             .context("cannot open /proc/self/stat")?;
         let mut text = String::new();
         std::fs::File::from(stat).read_to_string(&mut text).context("cannot read /proc/self/stat")?;
-        Area::parse(&text).context("cannot understand /proc/self/stat")
+        let area = Area::parse(&text).context("cannot understand /proc/self/stat")?;
+        ensure!(area.is_ours(), "/proc/self/stat is of another process, or the kernel hides its addresses");
+        Ok(area)
+    }
+
+    /// execve lays out, upwards on the stack: argv's strings, the environment's, the executable's name (fs/exec.c).
+    /// The address of the last is known without /proc, and memory is written by these numbers later on.
+    fn is_ours(&self) -> bool {
+        // SAFETY: getauxval only looks a number up.
+        let name = unsafe { libc::getauxval(libc::AT_EXECFN) };
+        let ordered = self.argv.0 <= self.argv.1 && self.argv.1 <= self.env.0 && self.env.0 <= self.env.1;
+        self.argv.0 != 0 && ordered && self.env.1 == name
     }
 
     /// proc_pid_stat(5). The name in field 2 may hold spaces and parentheses; fields are counted behind its end.
@@ -124,8 +135,9 @@ fn forget_environment(area: &Area) {
 
 fn wipe((start, end): (u64, u64)) {
     if start != 0 && start < end {
-        // SAFETY: the kernel laid this range out at execve as our own writable stack memory, and nothing but the
-        // C runtime's strings is in it: all become empty ones. No Rust reference into it exists, since std copies.
+        // SAFETY: `Area::is_ours` showed this range to be what execve laid out on our stack, writable memory with
+        // nothing but the C runtime's strings in it: all become empty ones. No Rust reference into it exists, since
+        // std copies.
         unsafe { std::ptr::write_bytes(start as *mut u8, 0, (end - start) as usize) };
     }
 }
@@ -215,4 +227,231 @@ fn set_comm(name: &CStr) -> io::Result<()> {
     // SAFETY: PR_SET_NAME reads at most 16 bytes of a NUL-terminated string that lives through the call.
     let result = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0u64, 0u64, 0u64) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn proc_self() -> OwnedFd {
+        rustix::fs::open("/proc/self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    /// Forks (with glibc's care for the allocator, since tests have threads), optionally as pid 1 of a new pid
+    /// namespace, runs `job`, then tells the parent through a pipe and runs `after`, which ends the process.
+    fn spawn(as_pid1: bool, job: impl FnOnce() -> Result<()>, after: impl FnOnce()) -> i32 {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let name = CString::new("pid1-test").unwrap();
+        // SAFETY: see above; the child only runs the closures and _exits.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            if as_pid1 {
+                sys::unshare(libc::CLONE_NEWPID).ok();
+                // SAFETY: one thread in this child; the grandchild continues below, the child only relays.
+                let init = unsafe { libc::fork() };
+                if init != 0 {
+                    let mut status = 0;
+                    let _ = set_comm(&name);
+                    let _ = writer.write_all(&init.to_ne_bytes());
+                    drop(writer);
+                    // SAFETY: `status` is a live integer.
+                    unsafe { libc::waitpid(init, &raw mut status, 0) };
+                    let signal = libc::WIFSIGNALED(status);
+                    sys::exit_now(if signal { 1 } else { libc::WEXITSTATUS(status) });
+                }
+            }
+            if job().is_err() {
+                sys::exit_now(2);
+            }
+            let _ = writer.write_all(&std::process::id().to_ne_bytes());
+            drop(writer);
+            after();
+            sys::exit_now(0);
+        }
+        drop(writer);
+        let mut told = Vec::new();
+        reader.read_to_end(&mut told).unwrap();
+        assert_eq!(told.len(), if as_pid1 { 8 } else { 4 }, "the child said less than it should");
+        pid
+    }
+
+    fn wait(pid: i32) -> i32 {
+        let mut status = 0;
+        // SAFETY: `status` is a live integer.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+    }
+
+    fn kill(pid: i32, signal: i32) {
+        // SAFETY: integers only; the pid is of an unreaped child of ours or of its child.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn sleep_for_ever() {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    fn argv(args: &[&str]) -> Vec<CString> {
+        args.iter().map(|arg| CString::new(*arg).unwrap()).collect()
+    }
+
+    fn child_of(pid: i32) -> i32 {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    fn looks_like(pid: i32, cmdline: &[u8], comm: &str) {
+        assert_eq!(std::fs::read(format!("/proc/{pid}/cmdline")).unwrap(), cmdline);
+        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), comm);
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environ.iter().all(|&byte| byte == 0), "{}", String::from_utf8_lossy(&environ));
+    }
+
+    #[test]
+    fn the_process_looks_like_the_guest_and_shows_no_environment() {
+        assert!(!std::fs::read("/proc/self/environ").unwrap().is_empty());
+        let long = "x".repeat(20_000);
+        let area = Area::remember(proc_self().as_fd()).unwrap();
+        let pid = spawn(
+            false,
+            || become_init(&area, &argv(&["/app/server-with-a-long-name.wasm", "--flag", &long, ""]), false),
+            sleep_for_ever,
+        );
+        let expected = format!("/app/server-with-a-long-name.wasm\0--flag\0{long}\0\0");
+        looks_like(pid, expected.as_bytes(), "server-with-a-l\n");
+        kill(pid, libc::SIGTERM);
+        assert_eq!(wait(pid), 143);
+    }
+
+    #[test]
+    fn std_env_is_empty_afterwards() {
+        let area = Area::remember(proc_self().as_fd()).unwrap();
+        let pid = spawn(
+            false,
+            || become_init(&area, &argv(&["guest"]), false),
+            || {
+                sys::exit_now(i32::from(
+                    std::env::vars_os().next().is_some() || std::env::var_os("PATH").is_some(),
+                ))
+            },
+        );
+        assert_eq!(wait(pid), 0);
+    }
+
+    #[test]
+    fn without_prctl_the_title_is_cut_to_the_room_there_is() {
+        let area = Area::remember(proc_self().as_fd()).unwrap();
+        let room = (area.argv.1 - area.argv.0) as usize;
+        let pid = spawn(
+            false,
+            || {
+                forget_environment(&area);
+                wipe(area.argv);
+                write_title_in_place(area.argv, "y".repeat(room + 50).as_bytes());
+                Ok(())
+            },
+            sleep_for_ever,
+        );
+        let mut expected = vec![b'y'; room - 1];
+        expected.push(0);
+        assert_eq!(std::fs::read(format!("/proc/{pid}/cmdline")).unwrap(), expected);
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environ.iter().all(|&byte| byte == 0));
+        kill(pid, libc::SIGKILL);
+        assert_eq!(wait(pid), 137);
+    }
+
+    #[test]
+    fn pid_1_ends_by_signals_even_in_a_busy_loop() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a pid namespace needs root");
+            return;
+        }
+        for (signal, status) in [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGRTMIN() + 3, 165)] {
+            let area = Area::remember(proc_self().as_fd()).unwrap();
+            let busy = || loop {
+                std::hint::black_box(0);
+            };
+            let pid = spawn(true, || become_init(&area, &argv(&["/guest.wasm"]), true), busy);
+            let init = child_of(pid);
+            looks_like(init, b"/guest.wasm\0", "guest.wasm\n");
+            // SIGWINCH, like all that is ignored or stops, must not end it.
+            kill(init, libc::SIGWINCH);
+            kill(init, signal);
+            assert_eq!(wait(pid), status);
+        }
+    }
+
+    #[test]
+    fn an_abort_of_pid_1_is_134() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a pid namespace needs root");
+            return;
+        }
+        let area = Area::remember(proc_self().as_fd()).unwrap();
+        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true), || std::process::abort());
+        assert_eq!(wait(pid), 134);
+    }
+
+    #[test]
+    fn pid_1_leaves_no_zombies() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a pid namespace needs root");
+            return;
+        }
+        let area = Area::remember(proc_self().as_fd()).unwrap();
+        let fork_and_sleep = || {
+            // SAFETY: one thread; the children only _exit. The second one is an orphan that pid 1 adopts.
+            unsafe {
+                if libc::fork() == 0 {
+                    if libc::fork() == 0 {
+                        sys::exit_now(0);
+                    }
+                    sys::exit_now(0);
+                }
+            }
+            sleep_for_ever();
+        };
+        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true), fork_and_sleep);
+        let init = child_of(pid);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+            if children.trim().is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "zombies: {children}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(init, libc::SIGKILL);
+        wait(pid);
+    }
+
+    #[test]
+    fn another_processs_area_is_refused() {
+        let mut other = std::process::Command::new("sleep").arg("9").spawn().unwrap();
+        let path = format!("/proc/{}", other.id());
+        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let error = Area::remember(dir.as_fd()).unwrap_err();
+        assert!(format!("{error:#}").contains("of another process"), "{error:#}");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn stat_is_understood_whatever_the_name_is() {
+        let fields: Vec<String> = (4..=52).map(|number| number.to_string()).collect();
+        let area = Area::parse(&format!("7 (a) R (b) c) S {}", fields.join(" "))).unwrap();
+        assert_eq!(area.code, (26, 27));
+        assert_eq!(area.stack, 28);
+        assert_eq!(area.data, (45, 46));
+        assert_eq!((area.brk, area.argv, area.env), (47, (48, 49), (50, 51)));
+        assert_eq!(Area::parse("7 (a) S 1 2 3"), None);
+    }
 }

@@ -2,6 +2,8 @@
 //! in the child. It must not call libseccomp in the child (it allocates and probes the kernel), and must not
 //! weaken a profile: what cannot be translated is refused, except names libseccomp does not know (as runc).
 
+mod cache;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -12,6 +14,8 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
     LinuxSyscall,
 };
+
+pub use cache::compile_cached;
 
 /// seccomp(2): a system call has at most six arguments.
 const MAX_ARGS: usize = 6;
@@ -223,8 +227,12 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<libc::sock_filter>> {
     file.rewind().context("cannot read the seccomp filter")?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).context("cannot read the seccomp filter")?;
-    // struct sock_filter in host byte order: u16 code, u8 jt, u8 jf, u32 k.
-    Ok(bytes
+    Ok(parse_program(&bytes))
+}
+
+/// struct sock_filter in host byte order: u16 code, u8 jt, u8 jf, u32 k.
+fn parse_program(bytes: &[u8]) -> Vec<libc::sock_filter> {
+    bytes
         .chunks_exact(8)
         .map(|raw| libc::sock_filter {
             code: u16::from_ne_bytes([raw[0], raw[1]]),
@@ -232,7 +240,7 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<libc::sock_filter>> {
             jf: raw[3],
             k: u32::from_ne_bytes([raw[4], raw[5], raw[6], raw[7]]),
         })
-        .collect())
+        .collect()
 }
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -368,3 +376,366 @@ const ARCHES: [(Arch, ScmpArch); 23] = [
     (Arch::ScmpArchSh, ScmpArch::Sh),
     (Arch::ScmpArchSheb, ScmpArch::Sheb),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn errno(number: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | number as u32
+    }
+
+    fn profile(json: &str) -> LinuxSeccomp {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn nr(name: &str, arch: ScmpArch) -> u32 {
+        ScmpSyscall::from_name_by_arch(name, arch).unwrap().as_raw_syscall() as u32
+    }
+
+    /// The kernel's classic BPF as far as seccomp allows it (linux/filter.h), over one struct seccomp_data.
+    fn run(filter: &Filter, arch: u32, number: u32, args: &[u64]) -> u32 {
+        let mut data = [0u32; 16];
+        (data[0], data[1]) = (number, arch);
+        for (i, arg) in args.iter().enumerate() {
+            data[4 + 2 * i] = *arg as u32;
+            data[5 + 2 * i] = (arg >> 32) as u32;
+        }
+        let (mut acc, mut index, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
+        loop {
+            let step = &filter.program[at];
+            at += 1;
+            let code = u32::from(step.code);
+            let operand = if code & 0x08 == 0 { step.k } else { index };
+            match code & 0x07 {
+                0x00 if code & 0xe0 == 0x20 => acc = data[step.k as usize / 4],
+                0x00 if code & 0xe0 == 0x60 => acc = memory[step.k as usize],
+                0x00 => acc = step.k,
+                0x01 => index = step.k,
+                0x02 => memory[step.k as usize] = acc,
+                0x04 => match code & 0xf0 {
+                    0x40 => acc |= operand,
+                    0x50 => acc &= operand,
+                    other => panic!("arithmetic {other:#x}"),
+                },
+                0x05 if code & 0xf0 == 0 => at += step.k as usize,
+                0x05 => {
+                    let yes = match code & 0xf0 {
+                        0x10 => acc == operand,
+                        0x20 => acc > operand,
+                        0x30 => acc >= operand,
+                        0x40 => acc & operand != 0,
+                        other => panic!("jump {other:#x}"),
+                    };
+                    at += usize::from(if yes { step.jt } else { step.jf });
+                }
+                0x06 => return step.k,
+                0x07 => {
+                    if code & 0xf8 == 0 {
+                        index = acc
+                    } else {
+                        acc = index
+                    }
+                }
+                other => panic!("class {other:#x}"),
+            }
+        }
+    }
+
+    fn call(filter: &Filter, name: &str, args: &[u64]) -> u32 {
+        run(filter, X86_64, nr(name, ScmpArch::X8664), args)
+    }
+
+    /// The shape of Docker's default profile: allowed names, a conditional clone, clone3 by ENOSYS, personality by
+    /// exact values, sockets but for vsock.
+    fn docker_like() -> LinuxSeccomp {
+        profile(
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":1,
+            "architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],
+            "syscalls":[
+              {"names":["read","write","openat","exit_group","faccessat2","epoll_pwait2","no_such_call"],
+               "action":"SCMP_ACT_ALLOW"},
+              {"names":["personality"],"action":"SCMP_ACT_ALLOW",
+               "args":[{"index":0,"value":0,"op":"SCMP_CMP_EQ"}]},
+              {"names":["personality"],"action":"SCMP_ACT_ALLOW",
+               "args":[{"index":0,"value":131072,"op":"SCMP_CMP_EQ"}]},
+              {"names":["clone"],"action":"SCMP_ACT_ALLOW",
+               "args":[{"index":0,"value":2114060288,"valueTwo":0,"op":"SCMP_CMP_MASKED_EQ"}]},
+              {"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":38},
+              {"names":["socket"],"action":"SCMP_ACT_ALLOW",
+               "args":[{"index":0,"value":40,"op":"SCMP_CMP_NE"}]},
+              {"names":["ptrace"],"action":"SCMP_ACT_KILL_PROCESS"},
+              {"names":["acct"],"action":"SCMP_ACT_TRAP"},
+              {"names":["reboot"],"action":"SCMP_ACT_LOG"},
+              {"names":["quotactl"],"action":"SCMP_ACT_TRACE","errnoRet":7},
+              {"names":["swapon"],"action":"SCMP_ACT_KILL"}]}"#,
+        )
+    }
+
+    #[test]
+    fn a_docker_like_profile_decides_as_written() {
+        let filter = compile(&docker_like()).unwrap();
+        assert_eq!(filter.unknown(), ["no_such_call"]);
+        assert!(!filter.wants_listener());
+        let cases: [(&str, &[u64], u32); 16] = [
+            ("read", &[], ALLOW),
+            ("mount", &[], errno(libc::EPERM)),
+            ("personality", &[0], ALLOW),
+            ("personality", &[0x20000], ALLOW),
+            ("personality", &[1], errno(libc::EPERM)),
+            ("personality", &[1 << 32], errno(libc::EPERM)),
+            ("clone", &[libc::SIGCHLD as u64], ALLOW),
+            ("clone", &[libc::CLONE_NEWUSER as u64], errno(libc::EPERM)),
+            ("clone3", &[], errno(libc::ENOSYS)),
+            ("socket", &[2], ALLOW),
+            ("socket", &[40], errno(libc::EPERM)),
+            ("ptrace", &[], libc::SECCOMP_RET_KILL_PROCESS),
+            ("acct", &[], libc::SECCOMP_RET_TRAP),
+            ("reboot", &[], libc::SECCOMP_RET_LOG),
+            ("quotactl", &[], libc::SECCOMP_RET_TRACE | 7),
+            ("swapon", &[], libc::SECCOMP_RET_KILL_THREAD),
+        ];
+        for (name, args, expected) in cases {
+            assert_eq!(call(&filter, name, args), expected, "{name} {args:x?}");
+        }
+    }
+
+    #[test]
+    fn calls_newer_than_the_profile_answer_enosys_on_each_architecture() {
+        let filter = compile(&docker_like()).unwrap();
+        let newest = nr("epoll_pwait2", ScmpArch::X8664);
+        assert_eq!(newest, 441);
+        assert_eq!(run(&filter, X86_64, newest, &[]), ALLOW);
+        assert_eq!(run(&filter, X86_64, newest - 1, &[]), errno(libc::EPERM));
+        assert_eq!(run(&filter, X86_64, newest + 1, &[]), errno(libc::ENOSYS));
+        assert_eq!(run(&filter, X86_64, 9999, &[]), errno(libc::ENOSYS));
+        let x32 = nr("epoll_pwait2", ScmpArch::X32);
+        assert_eq!(run(&filter, X86_64, x32, &[]), ALLOW);
+        // x32 has numbers of its own above its newest common call (512 and on), so go beyond those.
+        assert_eq!(run(&filter, X86_64, x32 + 5000, &[]), errno(libc::ENOSYS));
+        let i386 = nr("epoll_pwait2", ScmpArch::X86);
+        assert_eq!(run(&filter, I386, i386, &[]), ALLOW);
+        assert_eq!(run(&filter, I386, i386 + 1, &[]), errno(libc::ENOSYS));
+        assert_eq!(run(&filter, I386, nr("mount", ScmpArch::X86), &[]), errno(libc::EPERM));
+        // An architecture that the profile does not name is libseccomp's bad architecture.
+        assert_eq!(run(&filter, 0xc000_00b7, 9999, &[]), libc::SECCOMP_RET_KILL_THREAD);
+    }
+
+    #[test]
+    fn without_x32_its_calls_are_not_told_enosys_by_x86_64() {
+        let filter = compile(&profile(
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}"#,
+        ))
+        .unwrap();
+        assert_eq!(call(&filter, "read", &[]), ALLOW);
+        // read is number 0, and runc, too, takes the absence of a positive number as "nothing to compare with".
+        assert_eq!(run(&filter, X86_64, 9999, &[]), errno(libc::EPERM));
+        let filter = compile(&profile(
+            r#"{"defaultAction":"SCMP_ACT_KILL","syscalls":[{"names":["write"],"action":"SCMP_ACT_ALLOW"}]}"#,
+        ))
+        .unwrap();
+        assert_eq!(run(&filter, X86_64, 9999, &[]), errno(libc::ENOSYS));
+        assert_eq!(run(&filter, X86_64, 9999 | X32_BIT, &[]), libc::SECCOMP_RET_KILL_THREAD);
+    }
+
+    #[test]
+    fn a_permissive_default_or_enosys_default_has_no_stub() {
+        for default in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"] {
+            let filter = compile(&profile(&format!(
+                r#"{{"defaultAction":"{default}","syscalls":[{{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}}]}}"#
+            )))
+            .unwrap();
+            let other = run(&filter, X86_64, 9999, &[]);
+            assert_ne!(other, errno(libc::ENOSYS), "{default}");
+            assert_eq!(call(&filter, "mkdir", &[]), errno(libc::EPERM), "{default}");
+        }
+        let filter = compile(&profile(
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,
+                "syscalls":[{"names":["write"],"action":"SCMP_ACT_ALLOW"}]}"#,
+        ))
+        .unwrap();
+        assert_eq!(call(&filter, "mkdir", &[]), errno(libc::ENOSYS));
+        assert_eq!(call(&filter, "write", &[]), ALLOW);
+    }
+
+    /// Operator, value, valueTwo, arguments that match, arguments that do not.
+    type OperatorCase = (&'static str, u64, u64, &'static [u64], &'static [u64]);
+
+    #[test]
+    fn operators_compare_all_64_bits() {
+        const BIG: u64 = 1 << 40;
+        let cases: [OperatorCase; 7] = [
+            ("NE", BIG, 0, &[0, 1, BIG + 1], &[BIG]),
+            ("LT", BIG, 0, &[0, BIG - 1], &[BIG, BIG + 1]),
+            ("LE", BIG, 0, &[0, BIG], &[BIG + 1]),
+            ("EQ", BIG, 0, &[BIG], &[0, BIG + 1]),
+            ("GE", BIG, 0, &[BIG, BIG + 1], &[0, BIG - 1]),
+            ("GT", BIG, 0, &[BIG + 1], &[0, BIG]),
+            ("MASKED_EQ", 0xff | BIG, BIG | 1, &[BIG | 1, BIG | 0x101], &[1, BIG, BIG | 2]),
+        ];
+        for (operator, value, two, hits, misses) in cases {
+            let filter = compile(&profile(&format!(
+                r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["lseek"],"action":"SCMP_ACT_ALLOW",
+                "args":[{{"index":1,"value":{value},"valueTwo":{two},"op":"SCMP_CMP_{operator}"}}]}}]}}"#
+            )))
+            .unwrap();
+            for hit in hits {
+                assert_eq!(call(&filter, "lseek", &[0, *hit]), ALLOW, "{operator} {hit:#x}");
+            }
+            for miss in misses {
+                assert_eq!(call(&filter, "lseek", &[0, *miss]), errno(libc::EPERM), "{operator} {miss:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn different_arguments_are_and_and_the_same_argument_twice_is_or() {
+        let with = |second: u32| {
+            compile(&profile(&format!(
+                r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["lseek"],"action":"SCMP_ACT_ALLOW",
+                "args":[{{"index":0,"value":5,"op":"SCMP_CMP_EQ"}},
+                        {{"index":{second},"value":7,"op":"SCMP_CMP_EQ"}}]}}]}}"#
+            )))
+            .unwrap()
+        };
+        let and = with(1);
+        assert_eq!(call(&and, "lseek", &[5, 7]), ALLOW);
+        assert_eq!(call(&and, "lseek", &[5, 0]), errno(libc::EPERM));
+        let or = with(0);
+        assert_eq!(call(&or, "lseek", &[5]), ALLOW);
+        assert_eq!(call(&or, "lseek", &[7]), ALLOW);
+        assert_eq!(call(&or, "lseek", &[6]), errno(libc::EPERM));
+    }
+
+    #[test]
+    fn what_would_hang_or_mean_something_else_is_refused() {
+        let cases = [
+            (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY cannot be used as default action"),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/s",
+                    "syscalls":[{"names":["mkdir","write"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+                "SCMP_ACT_NOTIFY cannot be used for the write syscall",
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+                "linux.seccomp.listenerPath is not set",
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO",
+                    "args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
+                "args.index 6 is above 5",
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":65536}"#,
+                "linux.seccomp.defaultErrnoRet: errno 65536 does not fit in 16 bits",
+            ),
+            (
+                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[""],"action":"SCMP_ACT_ERRNO"}]}"#,
+                "empty string is not a valid syscall",
+            ),
+        ];
+        for (json, text) in cases {
+            let error = format!("{:#}", compile(&profile(json)).unwrap_err());
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_are_the_kernels() {
+        use LinuxSeccompFilterFlag as Flag;
+        assert_eq!(filter_flags(None, false), 4);
+        assert_eq!(filter_flags(Some(&[]), false), 0);
+        assert_eq!(filter_flags(Some(&[Flag::SeccompFilterFlagLog, Flag::SeccompFilterFlagTsync]), false), 3);
+        assert_eq!(filter_flags(Some(&[Flag::SeccompFilterFlagWaitKillableRecv]), false), 0);
+        assert_eq!(
+            filter_flags(
+                Some(&[Flag::SeccompFilterFlagWaitKillableRecv, Flag::SeccompFilterFlagTsync]),
+                true
+            ),
+            1 | 8 | 16 | 32
+        );
+    }
+
+    /// In a process of its own: a filter cannot be taken off again.
+    fn in_child(job: impl FnOnce() -> i32) -> i32 {
+        // SAFETY: fork(3) of glibc makes the allocator usable in the child, which only runs `job` and _exits.
+        match unsafe { libc::fork() } {
+            0 => crate::linux::sys::exit_now(job()),
+            pid => {
+                let mut status = 0;
+                // SAFETY: `status` is a live integer; `pid` is our child.
+                assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+                libc::WEXITSTATUS(status)
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_the_filter_and_it_is_in_force() {
+        let filter = compile(&profile(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_TSYNC"],
+                "syscalls":[{"names":["getppid"],"action":"SCMP_ACT_ERRNO","errnoRet":71}]}"#,
+        ))
+        .unwrap();
+        let status = in_child(|| {
+            if crate::linux::sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).is_err() || filter.load().is_err() {
+                return 1;
+            }
+            // SAFETY: getppid takes nothing.
+            let result = unsafe { libc::syscall(libc::SYS_getppid) };
+            i32::from(result != -1 || io::Error::last_os_error().raw_os_error() != Some(71)) * 2
+        });
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn a_notifying_filter_gives_a_listener() {
+        let filter = compile(&profile(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/agent.sock",
+                "flags":["SECCOMP_FILTER_FLAG_TSYNC"],
+                "syscalls":[{"names":["getppid"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+        ))
+        .unwrap();
+        assert!(filter.wants_listener());
+        let status = in_child(|| {
+            if crate::linux::sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).is_err() {
+                return 1;
+            }
+            match filter.load() {
+                Ok(Some(_)) => 0,
+                _ => 2,
+            }
+        });
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn a_profile_of_dockers_size_compiles_in_time() {
+        let names: Vec<String> = (0..450)
+            .filter_map(|number| ScmpSyscall::from_raw_syscall(number).get_name().ok())
+            .map(|name| format!("{name:?}"))
+            .collect();
+        assert!(names.len() > 300);
+        let json = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],
+                "syscalls":[{{"names":[{}],"action":"SCMP_ACT_ALLOW"}}]}}"#,
+            names.join(",")
+        );
+        let profile = profile(&json);
+        let start = std::time::Instant::now();
+        let filter = compile(&profile).unwrap();
+        eprintln!("{} names, {} instructions in {:?}", names.len(), filter.program.len(), start.elapsed());
+        assert_eq!(call(&filter, "read", &[]), ALLOW);
+        let dir = std::env::temp_dir().join(format!("runw-seccomp-time-{}", std::process::id()));
+        compile_cached(&profile, &dir).unwrap();
+        let start = std::time::Instant::now();
+        let cached = compile_cached(&profile, &dir).unwrap();
+        eprintln!("from the cache in {:?}", start.elapsed());
+        assert_eq!(cached.program.len(), filter.program.len());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
