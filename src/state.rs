@@ -157,6 +157,11 @@ impl Root {
         Root { dir }
     }
 
+    /// Compiled seccomp profiles, shared by all containers. The `~` keeps the name from ever being an id.
+    pub fn seccomp_cache(&self) -> PathBuf {
+        self.dir.join("seccomp~cache")
+    }
+
     /// Takes the id for a new container. The caller holds the container's lock until the Entry is dropped.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;

@@ -133,6 +133,7 @@ fn fill(
         process: &process,
         bundle: &bundle.dir,
         rootfs: &bundle.rootfs,
+        seccomp_cache: &globals.root.seccomp_cache(),
         start_socket: &entry.dir.join(START_SOCKET),
         cgroup: &cgroup,
         preserved,

@@ -179,6 +179,7 @@ fn enter(
         id: &args.id,
         process,
         seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()),
+        seccomp_cache: &globals.root.seccomp_cache(),
         seccomp_state: &|pid| common::hook_state(&entry.record, Status::Running, Some(pid)),
         init,
         joiner: &joiner,

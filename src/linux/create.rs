@@ -26,6 +26,8 @@ pub struct Create<'a> {
     pub bundle: &'a Path,
     /// Canonical.
     pub rootfs: &'a Path,
+    /// Where compiled seccomp profiles are kept.
+    pub seccomp_cache: &'a Path,
     /// Where the start socket is made.
     pub start_socket: &'a Path,
     pub cgroup: &'a Cgroup,
@@ -59,20 +61,20 @@ pub fn create(
     journal: &mut dyn Journal,
 ) -> Result<Init> {
     let linux = create.spec.linux().as_ref();
-    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::compile).transpose()?;
+    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(|profile| seccomp::compile_cached(profile, create.seccomp_cache)).transpose()?;
     let plan = Plan::of(linux)?;
     let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
     let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
     let listener = listen(create.start_socket)?;
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
-    let spawned = create.cgroup.joiner(None).and_then(|joiner| spawn::spawn(&plan, &joiner));
+    let spawned = create.cgroup.joiner(None).and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
-        Ok(Side::Child(channel)) => {
-            let inherited = Inherited { plan, sources, filter, listener, console };
+        Ok((Side::Child(channel), joiner)) => {
+            let inherited = Inherited { plan, joiner, sources, filter, listener, console };
             init::run(create, inherited, channel, workload)
         }
-        Ok(Side::Parent(spawned)) => spawned,
+        Ok((Side::Parent(spawned), _)) => spawned,
         Err(error) => {
             undo(create, None);
             return Err(error);

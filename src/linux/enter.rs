@@ -39,6 +39,8 @@ pub struct Entering<'a> {
     pub proc: Option<Proc>,
     pub channel: &'a Channel,
     pub first_free_fd: RawFd,
+    /// The container is running: others may mount in it while we look.
+    pub in_running: bool,
 }
 
 impl Entering<'_> {
@@ -53,7 +55,7 @@ impl Entering<'_> {
         let granted = match &self.proc {
             // While mounts can still be made.
             Some(proc) if needs.guest_tree => Granted {
-                tree: Some(guest_tree::build(proc.dir.as_fd()).context("build the guest's file tree")?),
+                tree: Some(self.guest_tree(proc).context("build the guest's file tree")?),
                 proc_fd: Some(proc.fd.try_clone()?),
             },
             _ => Granted::default(),
@@ -73,6 +75,10 @@ impl Entering<'_> {
             self.load_filter()?;
         }
         Ok(())
+    }
+
+    fn guest_tree(&self, proc: &Proc) -> Result<OwnedFd> {
+        if self.in_running { guest_tree::build_in_running(proc.dir.as_fd()) } else { guest_tree::build(proc.dir.as_fd()) }
     }
 
     /// The notify descriptor goes to the parent at once, by its number: the only call this takes is write(2), which

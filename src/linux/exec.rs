@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxSeccomp, Process};
@@ -21,6 +22,8 @@ pub struct Exec<'a> {
     pub id: &'a str,
     pub process: &'a Process,
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// Where compiled profiles are kept.
+    pub seccomp_cache: &'a Path,
     /// The runtime-spec State document, with the process's pid, for a seccomp agent.
     pub seccomp_state: &'a dyn Fn(i32) -> Vec<u8>,
     /// The container's init, whose namespaces are joined.
@@ -38,7 +41,7 @@ pub struct Running {
 
 /// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
 pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
-    let filter = exec.seccomp.map(seccomp::compile).transpose()?;
+    let filter = exec.seccomp.map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
     // Reports a failed execve: end of file means there is nothing to report.
@@ -179,6 +182,7 @@ fn child(
         proc: None,
         channel,
         first_free_fd: exec.preserved.end(),
+        in_running: true,
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
         .and_then(|()| channel.send(Tag::Ready, &[], None));

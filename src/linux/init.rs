@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use rustix::net::SocketFlags;
 
+use super::cgroup::Joiner;
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
 use super::namespaces::Plan;
@@ -18,6 +19,7 @@ use crate::seam::{Status, Workload};
 /// What the child has of its parent's.
 pub struct Inherited {
     pub plan: Plan,
+    pub joiner: Joiner,
     pub sources: Sources,
     pub filter: Option<Filter>,
     /// The start socket, listening.
@@ -63,15 +65,16 @@ fn live(
     channel: Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
-    let Inherited { plan, sources, filter, listener, console } = inherited;
+    let Inherited { plan, joiner, sources, filter, listener, console } = inherited;
     let mut entering = Entering {
         process: create.process,
         filter: filter.as_ref(),
         proc: None,
         channel: &channel,
         first_free_fd: create.preserved.end(),
+        in_running: false,
     };
-    let made = prepare(create, &plan, sources, console, &mut entering, workload)
+    let made = prepare(create, &plan, &joiner, sources, console, &mut entering, workload)
         // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
         .and_then(|()| channel.send(Tag::Ready, &[], None))
         .and_then(|()| channel.expect(Tag::Go).map(drop));
@@ -89,6 +92,7 @@ fn live(
 fn prepare(
     create: &Create<'_>,
     plan: &Plan,
+    joiner: &Joiner,
     sources: Sources,
     console: Option<OwnedFd>,
     entering: &mut Entering<'_>,
@@ -101,7 +105,7 @@ fn prepare(
     if !create.no_new_keyring {
         process::join_session_keyring(create.id)?;
     }
-    spawn::settle(plan, channel)?;
+    spawn::settle(plan, joiner, channel)?;
     entering.proc = Some(Proc::open()?);
 
     enter_root(create, plan, sources, channel, console)?;

@@ -79,10 +79,12 @@ impl Plan {
             || (self.makes(libc::CLONE_NEWUSER) && !self.joined.is_empty())
     }
 
-    /// What clone3 makes. A cgroup namespace is rooted at the caller's cgroup and time offsets are frozen by the
-    /// clone, so both are unshared by the child when their moment has come.
-    pub fn clone_flags(&self) -> u64 {
-        (self.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) as u64
+    /// What clone3 makes. Time offsets are frozen by the clone, so the child unshares that namespace when they are
+    /// due. A cgroup namespace is rooted at its maker's cgroup: with CLONE_INTO_CGROUP alone that is the new one
+    /// (seen on 6.18), where v1 hierarchies are joined afterwards it would be the caller's.
+    pub fn clone_flags(&self, cloned_into_cgroup: bool) -> u64 {
+        let later = if cloned_into_cgroup { CLONE_NEWTIME } else { libc::CLONE_NEWCGROUP | CLONE_NEWTIME };
+        (self.new & !later) as u64
     }
 
     /// Joins them. The user namespace goes first, since the others may be owned by it, and the mount namespace
@@ -221,10 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_and_time_namespaces_are_never_made_by_the_clone() {
+    fn a_time_namespace_is_never_made_by_the_clone_and_a_cgroup_namespace_only_in_its_cgroup() {
         let plan =
             plan(&[(LinuxNamespaceType::Cgroup, None), (LinuxNamespaceType::Time, None), (LinuxNamespaceType::Pid, None)]);
-        assert_eq!(plan.clone_flags(), libc::CLONE_NEWPID as u64);
+        assert_eq!(plan.clone_flags(false), libc::CLONE_NEWPID as u64);
+        assert_eq!(plan.clone_flags(true), (libc::CLONE_NEWPID | libc::CLONE_NEWCGROUP) as u64);
     }
 
     #[test]

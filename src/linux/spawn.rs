@@ -30,12 +30,12 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     let (ours, theirs) = Channel::pair()?;
     let intermediate = plan.needs_intermediate();
-    let flags = if intermediate { 0 } else { plan.clone_flags() };
+    let flags = if intermediate { 0 } else { plan.clone_flags(joiner.is_complete_by_clone()) };
     match sys::clone3(flags, joiner.into_cgroup(), false).context("clone the container's first process")? {
         sys::Cloned::Child => {
             drop(ours);
-            foreground::reset_signals_in_child();
-            let entered = joiner.enter().context("join the cgroup");
+            let entered = foreground::reset_signals_in_child()
+                .and_then(|()| joiner.enter().context("join the cgroup"));
             match entered.and_then(|()| if intermediate { cross(plan, &theirs) } else { Ok(()) }) {
                 Ok(()) => Ok(Side::Child(theirs)),
                 Err(error) => {
@@ -56,7 +56,7 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
 /// In the intermediate process: join, make the real one as our sibling, say who it is, and go.
 fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
     plan.join()?;
-    match sys::clone3(plan.clone_flags(), None, true).context("clone the container's first process")? {
+    match sys::clone3(plan.clone_flags(true), None, true).context("clone the container's first process")? {
         sys::Cloned::Child => Ok(()),
         sys::Cloned::Parent { pid, .. } => {
             let sent = channel.send(Tag::Pid, &pid.to_ne_bytes(), None);
@@ -80,7 +80,8 @@ fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
 
 /// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone
 /// could not.
-pub fn settle(plan: &Plan, channel: &Channel) -> Result<()> {
+pub fn settle(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<()> {
+    let made_by_clone = plan.needs_intermediate() || joiner.is_complete_by_clone();
     if plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER) {
         become_namespace_root()?;
     }
@@ -93,9 +94,8 @@ pub fn settle(plan: &Plan, channel: &Channel) -> Result<()> {
         channel.expect(Tag::Go)?;
         namespaces::enter_own_time_namespace()?;
     }
-    if plan.makes(libc::CLONE_NEWCGROUP) {
-        // Rooted at the cgroup joined above; made by the clone it would be rooted at the caller's
-        // (cgroup_namespaces(7), and seen here even with CLONE_INTO_CGROUP).
+    if plan.makes(libc::CLONE_NEWCGROUP) && !made_by_clone {
+        // Rooted at the cgroup joined above.
         sys::unshare(libc::CLONE_NEWCGROUP).context("make the cgroup namespace")?;
     }
     if plan.makes(libc::CLONE_NEWNET) {

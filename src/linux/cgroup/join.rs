@@ -93,6 +93,11 @@ impl Joiner {
         self.v2.as_ref().map(|v2| v2.dir.as_fd())
     }
 
+    /// Whether the clone alone puts the child where it belongs: pure v2.
+    pub fn is_complete_by_clone(&self) -> bool {
+        self.v2.is_some() && self.tasks.is_empty()
+    }
+
     /// Called by the child, which was cloned with `into_cgroup` and has one thread. Allocates and opens nothing.
     ///
     /// `0` means the writing thread. v1's `tasks` moves that thread alone, without the global lock that
