@@ -24,7 +24,7 @@ use select::{Verdict, Wish};
 pub type Execve = fn(&CStr, &[&CStr], &[&CStr]) -> io::Error;
 
 /// Everything the choice depends on (design section 5).
-pub struct Selection<'a> {
+pub struct Selection<'a, 'h> {
     pub process: &'a Process,
     pub annotations: &'a HashMap<String, String>,
     /// For create: the spec's mounts and masked paths, as the rootfs does not show them yet. Empty for exec.
@@ -41,7 +41,7 @@ pub struct Selection<'a> {
     /// How runw itself was called (argv[0]), and its `--handler`.
     pub called_as: &'a str,
     pub handler: Option<&'a str>,
-    pub host: Host<'a>,
+    pub host: Host<'h>,
 }
 
 /// What the host lends to an executor.
@@ -55,7 +55,7 @@ pub struct Host<'a> {
 }
 
 /// Chooses the executor and, for wasm, finds or makes the compiled code.
-pub fn select<'a>(selection: &Selection<'a>) -> Result<Box<dyn Workload + 'a>> {
+pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h>> {
     let argv = selection.process.args().clone().unwrap_or_default();
     let Some(name) = argv.first().cloned() else { bail!("process.args is empty") };
     let env = selection.process.env().clone().unwrap_or_default();

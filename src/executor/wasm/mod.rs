@@ -7,6 +7,8 @@ mod engine;
 mod guest;
 mod load;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use compile::compiled;
