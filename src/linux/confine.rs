@@ -278,3 +278,95 @@ fn filter() -> Result<ScmpFilterContext> {
     filter.add_rule_conditional(ScmpAction::Allow, ScmpSyscall::from_name("tgkill")?, &[own])?;
     Ok(filter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Forks belong in a process with one thread, which the test harness is not.
+    fn alone(test: &str) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("linux::confine::tests::{test}"), "--ignored", "--test-threads=1"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{test}: {text}");
+    }
+
+    const SMALL: ConfineLimits = ConfineLimits { memory: 64 << 20, deadline: 30 };
+
+    fn line(limits: &ConfineLimits, mut job: impl FnMut() -> Result<()>) -> String {
+        run(limits, &[], &mut job).err().map(|error| format!("{error:#}")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_confined_child_can_only_compute() {
+        alone("forks_and_tries_everything");
+    }
+
+    #[test]
+    #[ignore = "run by a_confined_child_can_only_compute in a process of its own"]
+    fn forks_and_tries_everything() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let hidden = writer.as_raw_fd();
+        let mut job = || {
+            let denied = [
+                rustix::fs::open("/etc/passwd", OFlags::RDONLY, Mode::empty()).err(),
+                rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+                    .err(),
+                rustix::process::kill_process(rustix::process::getppid().unwrap(), Signal::KILL).err(),
+                rustix::fs::mkdir("/tmp/runw-confined", Mode::empty()).err(),
+            ];
+            anyhow::ensure!(denied.iter().all(|error| *error == Some(Errno::PERM)), "allowed: {denied:?}");
+            anyhow::ensure!(Command::new("/bin/true").status().is_err(), "executed a program");
+            anyhow::ensure!(rustix::io::write(&writer, b"kept").is_ok(), "cannot write what was kept");
+            let sum =
+                std::thread::spawn(|| (0..1000u64).sum::<u64>()).join().map_err(|_| anyhow!("thread"))?;
+            anyhow::ensure!(sum == 499_500, "threads do not compute");
+            Ok(())
+        };
+        run(&SMALL, &[hidden], &mut job).unwrap();
+        let mut kept = [0; 4];
+        rustix::io::read(&reader, &mut kept).unwrap();
+        assert_eq!(&kept, b"kept");
+        let closed = || {
+            anyhow::ensure!(rustix::io::write(&writer, b"x") == Err(Errno::BADF), "not closed");
+            Ok(())
+        };
+        assert_eq!(line(&SMALL, closed), "");
+    }
+
+    #[test]
+    fn how_it_ends_is_one_clear_line() {
+        alone("forks_and_ends_badly");
+    }
+
+    #[test]
+    #[ignore = "run by how_it_ends_is_one_clear_line in a process of its own"]
+    fn forks_and_ends_badly() {
+        assert_eq!(line(&SMALL, || Ok(())), "");
+        assert_eq!(line(&SMALL, || bail!("two\nlines")), "two | lines");
+        assert_eq!(line(&SMALL, || panic!("told {}", 1)), "panicked: told 1");
+        let begun = Instant::now();
+        let quick = ConfineLimits { deadline: 1, ..SMALL };
+        let forever = || loop {
+            std::hint::spin_loop();
+        };
+        assert_eq!(line(&quick, forever), "it took longer than the deadline of 1 s");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let greedy = || {
+            let mut held = Vec::new();
+            loop {
+                held.push(std::hint::black_box(vec![1u8; 1 << 20]));
+            }
+        };
+        assert!(
+            line(&SMALL, greedy).contains("more than the 64 MiB of memory allowed"),
+            "{}",
+            line(&SMALL, greedy)
+        );
+        let (mount, _) = (Cage::make(1 << 30).map(|cage| cage.place().to_owned()), ());
+        assert!(mount.is_none_or(|dir| !dir.exists()), "a cgroup was left behind");
+    }
+}

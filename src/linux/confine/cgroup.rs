@@ -45,6 +45,11 @@ impl Cage {
         Some(Cage { dir, join: join? })
     }
 
+    #[cfg(test)]
+    pub fn place(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
         match &self.join {
             Join::Born(dir) => Some(dir.as_fd()),
