@@ -33,7 +33,7 @@ pub fn run(limits: &ConfineLimits, keep: &[RawFd], job: &mut dyn FnMut() -> Resu
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let parent = rustix::process::getpid();
     let started = Instant::now();
-    match spawn(cage.as_ref().and_then(Cage::into_cgroup))? {
+    match spawn(cage.as_ref().and_then(Cage::birthplace))? {
         Cloned::Child => {
             let line =
                 confine(limits, keep, &writer, &filter, cage.as_ref(), parent).and_then(|()| caught(job));

@@ -98,7 +98,7 @@ fn inside<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T>) -> Result<T> {
     let back = rustix::fs::open(".", flags, Mode::empty()).ok();
     rustix::process::fchdir(dir).context("enter the guest's root directory")?;
     let result = job();
-    if !back.is_some_and(|back| rustix::process::fchdir(&back).is_ok()) {
+    if back.is_none_or(|back| rustix::process::fchdir(&back).is_err()) {
         rustix::process::chdir("/").context("leave the guest's root directory")?;
     }
     result

@@ -50,7 +50,7 @@ impl Cage {
         &self.dir
     }
 
-    pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         match &self.join {
             Join::Born(dir) => Some(dir.as_fd()),
             Join::Tasks(_) => None,
