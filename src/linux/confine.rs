@@ -28,8 +28,16 @@ const LINE: usize = 4096;
 
 /// Runs `job` in the child and says how it ended (`seam::Confine`).
 pub fn run(limits: &ConfineLimits, keep: &[RawFd], job: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    run_in(Cage::make(limits.memory), limits, keep, job)
+}
+
+fn run_in(
+    cage: Option<Cage>,
+    limits: &ConfineLimits,
+    keep: &[RawFd],
+    job: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let filter = filter().context("build the confined child's seccomp filter")?;
-    let cage = Cage::make(limits.memory);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let parent = rustix::process::getpid();
     let started = Instant::now();
@@ -366,7 +374,20 @@ mod tests {
             "{}",
             line(&SMALL, greedy)
         );
-        let (mount, _) = (Cage::make(1 << 30).map(|cage| cage.place().to_owned()), ());
-        assert!(mount.is_none_or(|dir| !dir.exists()), "a cgroup was left behind");
+        // Where no cgroup can be made.
+        let uncaged = run_in(None, &SMALL, &[], &mut { greedy }).unwrap_err().to_string();
+        assert!(uncaged.contains("for want of more than the 64 MiB"), "{uncaged}");
+        assert!(run_in(None, &SMALL, &[], &mut || Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_cgroup_goes_with_its_child() {
+        let Some(cage) = Cage::make(64 << 20) else {
+            return eprintln!("skipped: no cgroup can be made here");
+        };
+        let place = cage.place().to_owned();
+        assert!(place.is_dir());
+        drop(cage);
+        assert!(!place.exists());
     }
 }

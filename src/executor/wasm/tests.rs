@@ -69,11 +69,31 @@ impl Bundle {
             .unwrap()
     }
 
+    /// With hooks, that is: what is not there now may come later.
+    fn select_late<'a>(
+        &'a self,
+        args: &[&str],
+        annotations: &[(&str, &str)],
+        confine: &'a Confine<'a>,
+    ) -> Result<Box<dyn Workload + 'a>> {
+        self.select_with(args, annotations, confine, true)
+    }
+
     fn select<'a>(
         &'a self,
         args: &[&str],
         annotations: &[(&str, &str)],
         confine: &'a Confine<'a>,
+    ) -> Result<Box<dyn Workload + 'a>> {
+        self.select_with(args, annotations, confine, false)
+    }
+
+    fn select_with<'a>(
+        &'a self,
+        args: &[&str],
+        annotations: &[(&str, &str)],
+        confine: &'a Confine<'a>,
+        hooks: bool,
     ) -> Result<Box<dyn Workload + 'a>> {
         let root = look::open_root(&self.dir.join("rootfs")).unwrap();
         let annotations: HashMap<String, String> =
@@ -83,7 +103,7 @@ impl Bundle {
             annotations: &annotations,
             mounts: &[],
             masked: &[],
-            hooks: false,
+            hooks,
             exec: false,
             root: root.as_fd(),
             bundle: &self.dir,
@@ -109,6 +129,15 @@ const WAT: [(&str, &str); 1] = [("run.oci.handler", "wasm")];
 
 /// ready and run in a forked child as init would; its exit status and its standard output.
 fn run(bundle: &Bundle, workload: &mut dyn Workload) -> (i32, String, f64) {
+    run_after(bundle, workload, &|_| Ok(()))
+}
+
+/// The same with what the child does before `ready`.
+fn run_after(
+    bundle: &Bundle,
+    workload: &mut dyn Workload,
+    first: &dyn Fn(&mut dyn Workload) -> Result<()>,
+) -> (i32, String, f64) {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let begun = Instant::now();
     match sys::clone3(0, None, false).unwrap() {
@@ -119,7 +148,7 @@ fn run(bundle: &Bundle, workload: &mut dyn Workload) -> (i32, String, f64) {
             let fds =
                 rustix::fs::open("/proc/self/fd", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
             let granted = Granted { tree: Some(bundle.tree()), proc_fd: Some(fds) };
-            let status = workload.ready(granted).and_then(|()| {
+            let status = first(workload).and_then(|()| workload.ready(granted)).and_then(|()| {
                 keep_only(&workload.keeps());
                 workload.run()
             });
@@ -333,4 +362,124 @@ fn verdicts_do_not_need_a_name() {
     assert_eq!(error.as_deref(), Some("compile \"/app\": compiled"));
     let sandbox = [("io.kubernetes.cri.container-type", "sandbox"), ("run.oci.handler", "wasm")];
     assert!(!bundle.select(&["/app"], &sandbox, never).unwrap().needs().in_process);
+}
+
+#[test]
+fn a_user_without_rights_or_proc_loads_its_code() {
+    alone("forks_unprivileged");
+}
+
+#[test]
+#[ignore = "run by a_user_without_rights_or_proc_loads_its_code in a process of its own"]
+fn forks_unprivileged() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: changing the root directory and the user needs root");
+    }
+    let bundle = Bundle::new("unprivileged");
+    bundle.put("hello.wat", HELLO);
+    bundle.put("file.txt", "from the tree\n");
+    bundle.put("ok.wat", ok_component());
+    let become_nobody = |_: &mut dyn Workload| {
+        // As after pivot_root into a container without /proc; `run` opened its descriptors before.
+        rustix::process::chroot(bundle.dir.join("rootfs"))?;
+        rustix::process::chdir("/")?;
+        sys::set_groups(&[])?;
+        sys::set_gid(65534)?;
+        Ok(sys::set_uid(65534)?)
+    };
+    for (name, status) in [("/hello.wat", 7), ("/ok.wat", 0)] {
+        let mut workload = bundle.select(&[name], &WAT, &confine::run).unwrap();
+        let (code, text, _) = run_after(&bundle, workload.as_mut(), &become_nobody);
+        assert_eq!(code, status, "{name}: {text}");
+    }
+}
+
+fn ok_component() -> &'static str {
+    r#"(component
+        (core module $m (func (export "run") (result i32) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $cli (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+}
+
+#[test]
+fn what_only_the_child_sees_is_compiled_by_the_parent() {
+    alone("forks_undecided");
+}
+
+#[test]
+#[ignore = "run by what_only_the_child_sees_is_compiled_by_the_parent in a process of its own"]
+fn forks_undecided() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: changing the root directory needs root");
+    }
+    let bundle = Bundle::new("undecided");
+    let mut late = bundle.select_late(&["/bin/late.wat#go"], &WAT, &confine::run).unwrap();
+    assert!(late.undecided() && late.needs() == crate::seam::Needs::default());
+    let mut native = bundle.select_late(&["/bin/sh"], &[], &confine::run).unwrap();
+    assert!(native.undecided());
+
+    std::fs::create_dir(bundle.dir.join("rootfs/bin")).unwrap();
+    bundle.put("bin/late.wat", core(r#"(func (export "go") (call $exit (i32.const 9)))"#));
+    bundle.put("bin/sh", "#!/bin/sh\n");
+    // The parent's half, with the file the child would send.
+    let file =
+        rustix::fs::open(bundle.dir.join("rootfs/bin/late.wat"), OFlags::RDONLY, Mode::empty()).unwrap();
+    let prepared = late.prepare_found(file).unwrap();
+    let sent = std::cell::RefCell::new(Some(prepared));
+    let child = |workload: &mut dyn Workload| {
+        let root = rustix::fs::open("/", OFlags::PATH, Mode::empty())?;
+        rustix::process::chroot(bundle.dir.join("rootfs"))?;
+        rustix::process::chdir("/")?;
+        let found = workload.look()?;
+        rustix::process::fchdir(&root)?;
+        rustix::process::chroot(".")?;
+        match found {
+            Some(_) => workload.adopt(sent.borrow_mut().take().unwrap()),
+            None => anyhow::bail!("settled as native: {}", !workload.undecided()),
+        }
+        anyhow::ensure!(workload.needs().guest_tree && !workload.undecided(), "needs did not change");
+        Ok(())
+    };
+    let (status, text, _) = run_after(&bundle, late.as_mut(), &child);
+    assert_eq!(status, 9, "{text}");
+    let (_, text, _) = run_after(&bundle, native.as_mut(), &child);
+    assert_eq!(text, "failed: settled as native: true\n");
+}
+
+#[test]
+fn standard_input_reaches_the_guest() {
+    alone("forks_stdin");
+}
+
+#[test]
+#[ignore = "run by standard_input_reaches_the_guest in a process of its own"]
+fn forks_stdin() {
+    let bundle = Bundle::new("stdin");
+    // Copies one read of standard input to standard output, without a newline, and returns.
+    bundle.put(
+        "cat.wat",
+        r#"(module
+          (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (func (export "_start")
+            (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 100))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (i32.store (i32.const 4) (i32.load (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))"#,
+    );
+    let input = |_: &mut dyn Workload| {
+        let (reader, writer) = rustix::pipe::pipe()?;
+        rustix::io::write(&writer, b"no newline")?;
+        Ok(rustix::stdio::dup2_stdin(&reader)?)
+    };
+    let mut workload = bundle.select(&["/cat.wat"], &WAT, &confine::run).unwrap();
+    let (status, text, _) = run_after(&bundle, workload.as_mut(), &input);
+    assert_eq!((status, text.as_str()), (0, "no newline"));
+    // The harness gives /dev/null: end of file at once.
+    let mut workload = bundle.select(&["/cat.wat"], &WAT, &confine::run).unwrap();
+    let (status, text, _) = run(&bundle, workload.as_mut());
+    assert_eq!((status, text.as_str()), (0, ""));
 }
