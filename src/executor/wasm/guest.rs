@@ -41,6 +41,7 @@ impl Guest {
     }
 
     pub fn ready(&mut self, granted: Granted) -> Result<()> {
+        enough_address_space()?;
         let artifact = self.artifact.take().context("internal: a wasm workload is made ready once")?;
         let tree = granted.tree.context("internal: no guest tree was granted")?;
         let own_fds = granted.proc_fd.context("internal: no /proc/self/fd was granted")?;
@@ -87,6 +88,19 @@ impl Guest {
         // A stdin reader may sit in read(2) on a thread of the runtime's; waiting for it would hang the exit.
         runtime.shutdown_background();
         Ok(status)
+    }
+}
+
+/// wasmtime reserves 4 GiB and guard pages for each memory, without using them: that is how bounds checks are free.
+/// Under a tighter RLIMIT_AS the guest would fail at start; say so at create.
+fn enough_address_space() -> Result<()> {
+    const NEEDED: u64 = 5 << 30;
+    match rustix::process::getrlimit(rustix::process::Resource::As).current {
+        Some(limit) if limit < NEEDED => bail!(
+            "process.rlimits: RLIMIT_AS of {limit} bytes is too small for WebAssembly, which reserves 4 GiB of address \
+             space per memory; limit memory with linux.resources.memory instead"
+        ),
+        _ => Ok(()),
     }
 }
 

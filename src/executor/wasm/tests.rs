@@ -449,6 +449,23 @@ fn forks_undecided() {
 }
 
 #[test]
+fn too_little_address_space_is_said_at_create() {
+    alone("forks_small");
+}
+
+#[test]
+#[ignore = "run by too_little_address_space_is_said_at_create in a process of its own"]
+fn forks_small() {
+    let bundle = Bundle::new("small");
+    bundle.put("hello.wat", HELLO);
+    let mut workload = bundle.select(&["/hello.wat"], &WAT, &confine::run).unwrap();
+    let (_, text, _) = run_after(&bundle, workload.as_mut(), &|_| {
+        Ok(sys::prlimit(0, rustix::process::Resource::As as u32, 1 << 30, 1 << 30)?)
+    });
+    assert!(text.contains("RLIMIT_AS of 1073741824 bytes is too small"), "{text}");
+}
+
+#[test]
 fn standard_input_reaches_the_guest() {
     alone("forks_stdin");
 }
