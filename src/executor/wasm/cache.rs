@@ -265,13 +265,14 @@ fn digest(file: &OwnedFd, key: &str, size: u64) -> rustix::io::Result<[u8; 32]> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::testing::scratch;
+    use crate::executor::testing::{Scratch, scratch};
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn cache(name: &str, limit: u64) -> (Cache, std::path::PathBuf) {
-        let dir = scratch(name).join("a/cache");
-        (Cache::open(&dir, limit).unwrap(), dir)
+    fn cache(name: &str, limit: u64) -> (Cache, std::path::PathBuf, Scratch) {
+        let scratch = scratch(name);
+        let dir = scratch.join("a/cache");
+        (Cache::open(&dir, limit).unwrap(), dir, scratch)
     }
 
     fn put(cache: &Cache, name: &str, text: &[u8]) -> String {
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_is_found_read_only() {
-        let (cache, dir) = cache("cache-store", 1 << 20);
+        let (cache, dir, _scratch) = cache("cache-store", 1 << 20);
         assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
         let key = put(&cache, "a", b"code");
         let found = cache.find(&key).unwrap();
@@ -306,7 +307,7 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_misses_and_go_away() {
-        let (cache, dir) = cache("cache-wrong", 1 << 20);
+        let (cache, dir, _scratch) = cache("cache-wrong", 1 << 20);
         let other = put(&cache, "other", b"other code");
         let key = put(&cache, "a", b"code");
         let wrongs: [(&str, &dyn Fn()); 7] = [
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_others_may_touch_is_refused() {
-        let (_, dir) = cache("cache-dir", 1);
+        let (_, dir, _scratch) = cache("cache-dir", 1);
         for mode in [0o755, 0o770, 0o701] {
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(Cache::open(&dir, 1).err().unwrap().to_string().contains("mode"));
@@ -358,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_failed_compilation_leaves_nothing() {
-        let (cache, dir) = cache("cache-failed", 1 << 20);
+        let (cache, dir, _scratch) = cache("cache-failed", 1 << 20);
         let failed = cache.store(&key(&[b"a"]), |file| {
             rustix::io::write(file, b"half")?;
             bail!("no")
@@ -369,7 +370,7 @@ mod tests {
 
     #[test]
     fn the_entry_used_longest_ago_goes_first() {
-        let (cache, dir) = cache("cache-evict", 2 * (1000 + TRAILER) + 500);
+        let (cache, dir, _scratch) = cache("cache-evict", 2 * (1000 + TRAILER) + 500);
         let keys = ["a", "b", "c"].map(|name| {
             let key = put(&cache, name, &[7; 1000]);
             if name != "c" {
@@ -389,7 +390,7 @@ mod tests {
 
     #[test]
     fn many_at_once_compile_once() {
-        let (_, dir) = cache("cache-many", 1 << 20);
+        let (_, dir, _scratch) = cache("cache-many", 1 << 20);
         let key = key(&[b"image"]);
         let compiled = AtomicUsize::new(0);
         std::thread::scope(|scope| {

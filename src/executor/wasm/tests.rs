@@ -13,7 +13,7 @@ use anyhow::Result;
 use oci_spec::runtime::{Process, ProcessBuilder, UserBuilder};
 use rustix::fs::{Mode, OFlags};
 
-use crate::executor::testing::scratch;
+use crate::executor::testing::{Scratch, scratch};
 use crate::executor::{Host, Selection, look};
 use crate::linux::sys::{self, Cloned};
 use crate::linux::{confine, sys::execve};
@@ -41,7 +41,7 @@ fn alone(test: &str) -> String {
 }
 
 struct Bundle {
-    dir: PathBuf,
+    dir: Scratch,
     settings: PathBuf,
 }
 
