@@ -314,3 +314,118 @@ fn names(path: &Path) -> Vec<OsString> {
     };
     path.components().rev().filter_map(name).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::testing::scratch;
+    use oci_spec::runtime::MountBuilder;
+    use std::io::Read;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn put(path: &Path, text: &str, mode: u32) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn bind(at: &str, source: &Path) -> Mount {
+        let mount = MountBuilder::default().destination(at).source(source).typ("none");
+        mount.options(vec!["rbind".to_owned(), "ro".to_owned()]).build().unwrap()
+    }
+
+    fn tmpfs(at: &str) -> Mount {
+        MountBuilder::default().destination(at).typ("tmpfs").source("tmpfs").build().unwrap()
+    }
+
+    /// The contents of the file found, `-` for nothing, `?` for unknown; `#name` when a function was split off.
+    fn seen(dir: &Path, mounts: &[Mount], name: &str) -> String {
+        let root = open_root(&dir.join("rootfs")).unwrap();
+        let view = View::of_bundle(root.as_fd(), dir, mounts, &["/masked".to_owned()]);
+        let path = Some("/sbin:/bin".to_owned());
+        let place = Place { name: name.to_owned(), path, cwd: PathBuf::from("/work"), function: None };
+        match find(&view, &place) {
+            Found::Nothing => "-".to_owned(),
+            Found::Unknown => "?".to_owned(),
+            Found::File { file, function } => {
+                let mut text = String::new();
+                std::fs::File::from(file).read_to_string(&mut text).unwrap();
+                function.map_or(text.clone(), |function| format!("{text}#{function}"))
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_resolved_inside_the_rootfs_only() {
+        let dir = scratch("look-inside");
+        let rootfs = dir.join("rootfs");
+        put(&dir.join("secret"), "host", 0o644);
+        put(&rootfs.join("app"), "app", 0o644);
+        put(&rootfs.join("work/rel"), "rel", 0o755);
+        symlink("/app", rootfs.join("absolute")).unwrap();
+        symlink("../../../../secret", rootfs.join("climbing")).unwrap();
+        symlink(dir.join("secret"), rootfs.join("escaping")).unwrap();
+        symlink("loop", rootfs.join("loop")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, rootfs.join("fifo"), Mode::from_raw_mode(0o644)).unwrap();
+        let found: Vec<String> = ["/app", "/absolute", "../app", "./rel", "/work/../app", "/../app"]
+            .iter()
+            .map(|name| seen(&dir, &[], name))
+            .collect();
+        assert_eq!(found, ["app", "app", "app", "rel", "app", "app"]);
+        for name in ["/climbing", "/escaping", "/loop", "/fifo", "/work", "/none", "/app/x", "/"] {
+            assert_eq!(seen(&dir, &[], name), "-", "{name}");
+        }
+    }
+
+    #[test]
+    fn search_prefers_executables_as_execvp_does() {
+        let dir = scratch("look-path");
+        put(&dir.join("rootfs/sbin/tool"), "plain", 0o644);
+        put(&dir.join("rootfs/bin/tool"), "executable", 0o755);
+        put(&dir.join("rootfs/sbin/module"), "module", 0o644);
+        put(&dir.join("rootfs/work/here"), "here", 0o755);
+        assert_eq!(seen(&dir, &[], "tool"), "executable");
+        assert_eq!(seen(&dir, &[], "module"), "module");
+        assert_eq!(seen(&dir, &[], "module#f"), "module#f");
+        assert_eq!(seen(&dir, &[], "here"), "-");
+        put(&dir.join("rootfs/sbin/module#f"), "literal", 0o755);
+        assert_eq!(seen(&dir, &[], "module#f"), "literal");
+    }
+
+    #[test]
+    fn bind_mounts_are_followed_into_their_source() {
+        let dir = scratch("look-bind");
+        let rootfs = dir.join("rootfs");
+        put(&rootfs.join("vol/app"), "hidden", 0o644);
+        put(&dir.join("volume/app"), "volume", 0o644);
+        put(&dir.join("volume/sub/app"), "sub", 0o644);
+        put(&dir.join("single"), "single", 0o644);
+        symlink("/vol", rootfs.join("link")).unwrap();
+        symlink("../etc/app", dir.join("volume/out")).unwrap();
+        put(&rootfs.join("etc/app"), "rootfs", 0o644);
+        let volume = bind("/vol", Path::new("volume"));
+        let mounts = [volume.clone(), bind("/link/sub/file", &dir.join("single"))];
+        assert_eq!(seen(&dir, &mounts, "/vol/app"), "volume");
+        assert_eq!(seen(&dir, &mounts, "/link/app"), "volume");
+        assert_eq!(seen(&dir, &mounts, "/vol/sub/app"), "sub");
+        assert_eq!(seen(&dir, &mounts, "/vol/sub/file"), "single");
+        assert_eq!(seen(&dir, &mounts, "/vol/out"), "rootfs", "a link leaves the mount inside the container");
+        let over = [volume.clone(), tmpfs("/vol")];
+        assert_eq!(seen(&dir, &over, "/vol/app"), "?");
+        let under = [tmpfs("/vol"), volume];
+        assert_eq!(seen(&dir, &under, "/vol/app"), "volume", "the last mount counts");
+    }
+
+    #[test]
+    fn what_create_will_make_is_left_to_the_child() {
+        let dir = scratch("look-unknown");
+        put(&dir.join("rootfs/tmp/app"), "hidden", 0o755);
+        put(&dir.join("rootfs/masked"), "masked", 0o755);
+        assert_eq!(seen(&dir, &[tmpfs("/tmp")], "/tmp/app"), "?");
+        assert_eq!(seen(&dir, &[tmpfs("/new/dir")], "/new/dir/app"), "?");
+        assert_eq!(seen(&dir, &[bind("/new/dir", Path::new("/no/such"))], "/new/dir/app"), "?");
+        assert_eq!(seen(&dir, &[], "/masked"), "?");
+        assert_eq!(seen(&dir, &[], "/tmp/app"), "hidden");
+        assert_eq!(seen(&dir, &[tmpfs("/sbin")], "app"), "?");
+    }
+}

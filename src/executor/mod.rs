@@ -197,13 +197,30 @@ impl Workload for Chosen<'_> {
 #[cfg(test)]
 pub mod testing {
     //! Shared by the room's tests.
-    use std::path::PathBuf;
+    use std::ops::Deref;
+    use std::path::{Path, PathBuf};
 
-    /// A fresh directory of this test's own.
-    pub fn scratch(name: &str) -> PathBuf {
+    /// A directory of one test's own, gone with the value.
+    pub struct Scratch(PathBuf);
+
+    pub fn scratch(name: &str) -> Scratch {
         let dir = std::env::temp_dir().join(format!("runw-test-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        dir
+        Scratch(dir)
+    }
+
+    impl Deref for Scratch {
+        type Target = Path;
+
+        fn deref(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 }

@@ -101,3 +101,59 @@ fn reason(error: &io::Error) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::testing::scratch;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn fails(name: &str, path: Option<&str>) -> String {
+        look_path(name, path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn look_up_speaks_as_runc() {
+        let dir = scratch("native");
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        for (name, mode) in [("x", 0o755), ("plain", 0o644)] {
+            std::fs::write(path(name), "").unwrap();
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let dir_name = dir.to_str().unwrap();
+        assert_eq!(look_path(&path("x"), None).unwrap(), path("x"));
+        assert_eq!(look_path("x", Some(&format!("/none:{dir_name}/:/usr"))).unwrap(), path("x"));
+        let quoted = |name: &str| format!("{:?}", path(name));
+        assert_eq!(
+            fails(&path("no"), None),
+            format!("exec: {}: stat {}: no such file or directory", quoted("no"), path("no"))
+        );
+        assert_eq!(fails(&path("plain"), None), format!("exec: {}: permission denied", quoted("plain")));
+        assert_eq!(fails(dir_name, None), format!("exec: {dir_name:?}: is a directory"));
+        for search in [None, Some(""), Some("/none"), Some(dir_name)] {
+            assert_eq!(fails("plain", search), "exec: \"plain\": executable file not found in $PATH");
+        }
+    }
+
+    #[test]
+    fn execve_gets_the_spec_s_environment_in_order_and_its_error_go_s_words() {
+        fn refuses(path: &CStr, argv: &[&CStr], env: &[&CStr]) -> io::Error {
+            assert_eq!((path, argv), (c"/proc/self/exe", &[c"/proc/self/exe", c"-x"][..]));
+            assert_eq!(env, [c"B=1", c"A=2", c"B=3"]);
+            io::Error::from_raw_os_error(8)
+        }
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let mut native = Native::new(list(&["/proc/self/exe", "-x"]), list(&["B=1", "A=2", "B=3"]), refuses);
+        native.ready().unwrap();
+        assert_eq!(native.run().unwrap_err().to_string(), "exec /proc/self/exe: exec format error");
+        let mut torn = Native::new(list(&["/proc/self/exe", "a\0b"]), Vec::new(), refuses);
+        assert_eq!(torn.ready().unwrap_err().to_string(), "process.args[1] contains a NUL byte");
+    }
+
+    #[test]
+    fn the_last_path_counts() {
+        let env = ["PATH=/a".to_owned(), "XPATH=/c".to_owned(), "PATH=/b".to_owned()];
+        assert_eq!(search_path(&env), Some("/b"));
+        assert_eq!(search_path(&[]), None);
+    }
+}

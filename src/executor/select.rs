@@ -193,3 +193,103 @@ pub fn read_whole(file: OwnedFd, name: &str) -> Result<Vec<u8>> {
     (&mut file).take(MAX_SIZE).read_to_end(&mut bytes).with_context(|| format!("read {name:?}"))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(
+        annotations: &[(&str, &str)],
+        called_as: &str,
+        handler: Option<&str>,
+        name: &str,
+    ) -> Result<Wish> {
+        let map = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        wished(&map, called_as, handler, name)
+    }
+
+    fn is_wasm(wish: Result<Wish>, with_text: bool) -> bool {
+        matches!(wish, Ok(Wish::Wasm { text, .. }) if text == with_text)
+    }
+
+    #[test]
+    fn sandboxes_are_native_whatever_else_is_said() {
+        for key in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
+            let wish =
+                said(&[(key, "sandbox"), ("run.oci.handler", "wasm")], "runw-wasm", Some("wasm"), "/a.wasm");
+            assert_eq!(wish.unwrap(), Wish::Native);
+            assert_eq!(said(&[(key, "container")], "runw", None, "/a").unwrap(), Wish::Auto);
+        }
+    }
+
+    #[test]
+    fn annotations_are_crun_s_words() {
+        for (key, always, smart) in [
+            ("run.oci.handler", "wasm", "wasm-smart"),
+            ("module.wasm.image/variant", "compat", "compat-smart"),
+        ] {
+            assert!(is_wasm(said(&[(key, always)], "runw", None, "/pause"), true));
+            assert_eq!(said(&[(key, smart)], "runw", None, "/pause").unwrap(), Wish::Auto);
+            assert!(is_wasm(said(&[(key, smart)], "runw", None, "/a.wat"), true));
+            assert!(is_wasm(said(&[(key, smart)], "runw", None, "/a.wasm#f"), true));
+        }
+        assert_eq!(
+            said(&[("run.oci.handler", "native")], "runw-wasm", None, "/a.wasm").unwrap(),
+            Wish::Native
+        );
+        let unknown = said(&[("run.oci.handler", "krun")], "runw", None, "/a").unwrap_err().to_string();
+        assert!(unknown.contains("run.oci.handler") && unknown.contains("krun"));
+        assert_eq!(said(&[("module.wasm.image/variant", "x")], "runw", None, "/a").unwrap(), Wish::Auto);
+    }
+
+    #[test]
+    fn the_caller_s_name_and_handler_mean_wasm_smart_without_text() {
+        for (called, handler) in [("/usr/bin/crun-wasm", None), ("runw-wasm", None), ("runw", Some("wasm"))] {
+            assert_eq!(said(&[], called, handler, "/pause").unwrap(), Wish::Auto);
+            assert_eq!(said(&[], called, handler, "/a.wat").unwrap(), Wish::Auto);
+            assert!(is_wasm(said(&[], called, handler, "/a.wasm"), false));
+        }
+        assert!(said(&[], "runw", Some("krun"), "/a").unwrap_err().to_string().contains("krun"));
+    }
+
+    #[test]
+    fn platform_words_expect_wasm() {
+        for (key, value) in [
+            ("org.opencontainers.image.os", "Wasip1"),
+            ("org.opencontainers.image.architecture", "wasm32"),
+            ("nerdctl/platform", "wasi/wasm"),
+        ] {
+            assert!(is_wasm(said(&[(key, value)], "runw", None, "/a"), false), "{key}={value}");
+        }
+        let linux = [("org.opencontainers.image.os", "linux"), ("nerdctl/platform", "linux/amd64")];
+        assert_eq!(said(&linux, "runw", None, "/a").unwrap(), Wish::Auto);
+    }
+
+    #[test]
+    fn bytes_decide_and_a_disagreement_names_who_said_wasm() {
+        let wasm = Wish::Wasm { because: "annotation x=y".to_owned(), text: false };
+        let text = Wish::Wasm { because: "annotation x=y".to_owned(), text: true };
+        for wish in [&Wish::Auto, &wasm] {
+            assert_eq!(verdict(&CORE, wish, "/a").unwrap(), Some(Verdict::Core));
+            assert_eq!(verdict(&COMPONENT, wish, "/a").unwrap(), Some(Verdict::Component));
+        }
+        for native in
+            [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0"[..], b"#!/bin/sh", b"", b"\0asm", b"(module)"]
+        {
+            assert_eq!(verdict(native, &Wish::Auto, "/a").unwrap(), None);
+            assert!(verdict(native, &wasm, "/a").unwrap_err().to_string().contains("annotation x=y"));
+        }
+        assert_eq!(verdict(b"  ;; hello\n(module)", &text, "/a").unwrap(), Some(Verdict::Text));
+        assert!(
+            verdict(b"\0asm\x0a\0\x01\0", &text, "/a").unwrap_err().to_string().contains("unknown version")
+        );
+    }
+
+    #[test]
+    fn wasmtime_s_own_elf_is_refused_but_an_executable_of_that_abi_is_not() {
+        let mut elf = *b"\x7fELF\x02\x01\x01\xc8\0\0\0\0\0\0\0\0\x00\0\0\0";
+        assert!(verdict(&elf, &Wish::Auto, "/a").is_err());
+        elf[16] = 2;
+        assert_eq!(verdict(&elf, &Wish::Auto, "/a").unwrap(), None);
+    }
+}

@@ -28,12 +28,20 @@ const LINE: usize = 4096;
 
 /// Runs `job` in the child and says how it ended (`seam::Confine`).
 pub fn run(limits: &ConfineLimits, keep: &[RawFd], job: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    run_in(Cage::make(limits.memory), limits, keep, job)
+}
+
+fn run_in(
+    cage: Option<Cage>,
+    limits: &ConfineLimits,
+    keep: &[RawFd],
+    job: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let filter = filter().context("build the confined child's seccomp filter")?;
-    let cage = Cage::make(limits.memory);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let parent = rustix::process::getpid();
     let started = Instant::now();
-    match spawn(cage.as_ref().and_then(Cage::into_cgroup))? {
+    match spawn(cage.as_ref().and_then(Cage::birthplace))? {
         Cloned::Child => {
             let line =
                 confine(limits, keep, &writer, &filter, cage.as_ref(), parent).and_then(|()| caught(job));
@@ -277,4 +285,109 @@ fn filter() -> Result<ScmpFilterContext> {
     let own = ScmpArgCompare::new(2, ScmpCompareOp::Equal, libc::SIGABRT as u64);
     filter.add_rule_conditional(ScmpAction::Allow, ScmpSyscall::from_name("tgkill")?, &[own])?;
     Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Forks belong in a process with one thread, which the test harness is not.
+    fn alone(test: &str) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("linux::confine::tests::{test}"), "--ignored", "--test-threads=1"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{test}: {text}");
+    }
+
+    const SMALL: ConfineLimits = ConfineLimits { memory: 64 << 20, deadline: 30 };
+
+    fn line(limits: &ConfineLimits, mut job: impl FnMut() -> Result<()>) -> String {
+        run(limits, &[], &mut job).err().map(|error| format!("{error:#}")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_confined_child_can_only_compute() {
+        alone("forks_and_tries_everything");
+    }
+
+    #[test]
+    #[ignore = "run by a_confined_child_can_only_compute in a process of its own"]
+    fn forks_and_tries_everything() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let hidden = writer.as_raw_fd();
+        let mut job = || {
+            let denied = [
+                rustix::fs::open("/etc/passwd", OFlags::RDONLY, Mode::empty()).err(),
+                rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+                    .err(),
+                rustix::process::kill_process(rustix::process::getppid().unwrap(), Signal::KILL).err(),
+                rustix::fs::mkdir("/tmp/runw-confined", Mode::empty()).err(),
+            ];
+            anyhow::ensure!(denied.iter().all(|error| *error == Some(Errno::PERM)), "allowed: {denied:?}");
+            anyhow::ensure!(Command::new("/bin/true").status().is_err(), "executed a program");
+            anyhow::ensure!(rustix::io::write(&writer, b"kept").is_ok(), "cannot write what was kept");
+            let sum =
+                std::thread::spawn(|| (0..1000u64).sum::<u64>()).join().map_err(|_| anyhow!("thread"))?;
+            anyhow::ensure!(sum == 499_500, "threads do not compute");
+            Ok(())
+        };
+        run(&SMALL, &[hidden], &mut job).unwrap();
+        let mut kept = [0; 4];
+        rustix::io::read(&reader, &mut kept).unwrap();
+        assert_eq!(&kept, b"kept");
+        let closed = || {
+            anyhow::ensure!(rustix::io::write(&writer, b"x") == Err(Errno::BADF), "not closed");
+            Ok(())
+        };
+        assert_eq!(line(&SMALL, closed), "");
+    }
+
+    #[test]
+    fn how_it_ends_is_one_clear_line() {
+        alone("forks_and_ends_badly");
+    }
+
+    #[test]
+    #[ignore = "run by how_it_ends_is_one_clear_line in a process of its own"]
+    fn forks_and_ends_badly() {
+        assert_eq!(line(&SMALL, || Ok(())), "");
+        assert_eq!(line(&SMALL, || bail!("two\nlines")), "two | lines");
+        assert_eq!(line(&SMALL, || panic!("told {}", 1)), "panicked: told 1");
+        let begun = Instant::now();
+        let quick = ConfineLimits { deadline: 1, ..SMALL };
+        let forever = || loop {
+            std::hint::spin_loop();
+        };
+        assert_eq!(line(&quick, forever), "it took longer than the deadline of 1 s");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let greedy = || {
+            let mut held = Vec::new();
+            loop {
+                held.push(std::hint::black_box(vec![1u8; 1 << 20]));
+            }
+        };
+        assert!(
+            line(&SMALL, greedy).contains("more than the 64 MiB of memory allowed"),
+            "{}",
+            line(&SMALL, greedy)
+        );
+        // Where no cgroup can be made.
+        let uncaged = run_in(None, &SMALL, &[], &mut { greedy }).unwrap_err().to_string();
+        assert!(uncaged.contains("for want of more than the 64 MiB"), "{uncaged}");
+        assert!(run_in(None, &SMALL, &[], &mut || Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_cgroup_goes_with_its_child() {
+        let Some(cage) = Cage::make(64 << 20) else {
+            return eprintln!("skipped: no cgroup can be made here");
+        };
+        let place = cage.place().to_owned();
+        assert!(place.is_dir());
+        drop(cage);
+        assert!(!place.exists());
+    }
 }

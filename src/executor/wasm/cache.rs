@@ -261,3 +261,151 @@ fn digest(file: &OwnedFd, key: &str, size: u64) -> rustix::io::Result<[u8; 32]> 
     }
     Ok(hash.finalize().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::testing::{Scratch, scratch};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn cache(name: &str, limit: u64) -> (Cache, std::path::PathBuf, Scratch) {
+        let scratch = scratch(name);
+        let dir = scratch.join("a/cache");
+        (Cache::open(&dir, limit).unwrap(), dir, scratch)
+    }
+
+    fn put(cache: &Cache, name: &str, text: &[u8]) -> String {
+        let key = key(&[name.as_bytes()]);
+        let _lock = cache.lock(&key).unwrap();
+        cache.store(&key, |file| Ok(rustix::io::write(file, text).map(drop)?)).unwrap();
+        key
+    }
+
+    /// Writes to an entry as only somebody with the directory's owner's powers could.
+    fn forge(dir: &Path, key: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(dir.join(key)).unwrap();
+        change(&mut bytes);
+        std::fs::remove_file(dir.join(key)).unwrap();
+        std::fs::write(dir.join(key), bytes).unwrap();
+        std::fs::set_permissions(dir.join(key), std::fs::Permissions::from_mode(0o444)).unwrap();
+    }
+
+    #[test]
+    fn what_was_stored_is_found_read_only() {
+        let (cache, dir, _scratch) = cache("cache-store", 1 << 20);
+        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
+        let key = put(&cache, "a", b"code");
+        let found = cache.find(&key).unwrap();
+        assert!(rustix::io::write(&found, b"x").is_err());
+        let mut start = [0; 4];
+        rustix::io::pread(&found, &mut start, 0).unwrap();
+        assert_eq!(&start, b"code");
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [key.as_str()], "no temporary and no lock stays");
+    }
+
+    #[test]
+    fn wrong_entries_are_misses_and_go_away() {
+        let (cache, dir, _scratch) = cache("cache-wrong", 1 << 20);
+        let other = put(&cache, "other", b"other code");
+        let key = put(&cache, "a", b"code");
+        let wrongs: [(&str, &dyn Fn()); 7] = [
+            ("poisoned", &|| forge(&dir, &key, |bytes| bytes[0] ^= 1)),
+            ("truncated", &|| forge(&dir, &key, |bytes| bytes.truncate(bytes.len() - 1))),
+            ("empty", &|| forge(&dir, &key, Vec::clear)),
+            ("another key's", &|| std::fs::rename(dir.join(&other), dir.join(&key)).unwrap()),
+            ("writable", &|| {
+                std::fs::set_permissions(dir.join(&key), std::fs::Permissions::from_mode(0o644)).unwrap();
+            }),
+            ("a link", &|| {
+                std::fs::rename(dir.join(&key), dir.join("target")).unwrap();
+                symlink("target", dir.join(&key)).unwrap();
+            }),
+            ("somebody's", &|| {
+                // Only root can give files away; elsewhere this case cannot exist either.
+                if rustix::process::geteuid().is_root() {
+                    chown(dir.join(&key), Some(12345), None).unwrap();
+                } else {
+                    std::fs::remove_file(dir.join(&key)).unwrap();
+                }
+            }),
+        ];
+        for (what, spoil) in wrongs {
+            put(&cache, "a", b"code");
+            assert!(cache.find(&key).is_some());
+            spoil();
+            assert!(cache.find(&key).is_none(), "{what}");
+            assert!(std::fs::symlink_metadata(dir.join(&key)).is_err(), "{what} stayed");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_touch_is_refused() {
+        let (_, dir, _scratch) = cache("cache-dir", 1);
+        for mode in [0o755, 0o770, 0o701] {
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(Cache::open(&dir, 1).err().unwrap().to_string().contains("mode"));
+        }
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let link = dir.with_file_name("link");
+        symlink(&dir, &link).unwrap();
+        assert!(Cache::open(&link, 1).is_err());
+        if rustix::process::geteuid().is_root() {
+            chown(&dir, Some(12345), None).unwrap();
+            assert!(Cache::open(&dir, 1).err().unwrap().to_string().contains("belongs to uid 12345"));
+        }
+    }
+
+    #[test]
+    fn a_failed_compilation_leaves_nothing() {
+        let (cache, dir, _scratch) = cache("cache-failed", 1 << 20);
+        let failed = cache.store(&key(&[b"a"]), |file| {
+            rustix::io::write(file, b"half")?;
+            bail!("no")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_entry_used_longest_ago_goes_first() {
+        let (cache, dir, _scratch) = cache("cache-evict", 2 * (1000 + TRAILER) + 500);
+        let keys = ["a", "b", "c"].map(|name| {
+            let key = put(&cache, name, &[7; 1000]);
+            if name != "c" {
+                let age = if name == "a" { 10 * TOUCH_AFTER } else { 20 * TOUCH_AFTER };
+                let time = SystemTime::now() - std::time::Duration::from_secs(age);
+                std::fs::File::open(dir.join(&key)).unwrap().set_modified(time).unwrap();
+            }
+            key
+        });
+        assert_eq!(keys.each_ref().map(|key| cache.find(key).is_some()), [true, false, true]);
+        // Finding "a" was a use, so it is "c" that goes next.
+        let hours_ago = SystemTime::now() - std::time::Duration::from_secs(3 * TOUCH_AFTER / 4);
+        std::fs::File::open(dir.join(&keys[2])).unwrap().set_modified(hours_ago).unwrap();
+        put(&cache, "d", &[7; 1000]);
+        assert_eq!(keys.each_ref().map(|key| cache.find(key).is_some()), [true, false, false]);
+    }
+
+    #[test]
+    fn many_at_once_compile_once() {
+        let (_, dir, _scratch) = cache("cache-many", 1 << 20);
+        let key = key(&[b"image"]);
+        let compiled = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let cache = Cache::open(&dir, 1 << 20).unwrap();
+                    let _lock = cache.lock(&key).unwrap();
+                    if cache.find(&key).is_none() {
+                        let _slot = cache.slot().unwrap();
+                        compiled.fetch_add(1, Ordering::SeqCst);
+                        cache.store(&key, |file| Ok(rustix::io::write(file, b"code").map(drop)?)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(compiled.load(Ordering::SeqCst), 1);
+    }
+}

@@ -41,6 +41,7 @@ impl Guest {
     }
 
     pub fn ready(&mut self, granted: Granted) -> Result<()> {
+        enough_address_space()?;
         let artifact = self.artifact.take().context("internal: a wasm workload is made ready once")?;
         let tree = granted.tree.context("internal: no guest tree was granted")?;
         let own_fds = granted.proc_fd.context("internal: no /proc/self/fd was granted")?;
@@ -90,6 +91,19 @@ impl Guest {
     }
 }
 
+/// wasmtime reserves 4 GiB and guard pages for each memory, without using them: that is how bounds checks are free.
+/// Under a tighter RLIMIT_AS the guest would fail at start; say so at create.
+fn enough_address_space() -> Result<()> {
+    const NEEDED: u64 = 5 << 30;
+    match rustix::process::getrlimit(rustix::process::Resource::As).current {
+        Some(limit) if limit < NEEDED => bail!(
+            "process.rlimits: RLIMIT_AS of {limit} bytes is too small for WebAssembly, which reserves 4 GiB of address \
+             space per memory; limit memory with linux.resources.memory instead"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Runs `job` with `dir` as the current directory, since wasmtime takes paths where we hold descriptors. The way
 /// back is never skipped: both directories would lead out of the container.
 fn inside<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -98,7 +112,7 @@ fn inside<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T>) -> Result<T> {
     let back = rustix::fs::open(".", flags, Mode::empty()).ok();
     rustix::process::fchdir(dir).context("enter the guest's root directory")?;
     let result = job();
-    if !back.is_some_and(|back| rustix::process::fchdir(&back).is_ok()) {
+    if back.is_none_or(|back| rustix::process::fchdir(&back).is_err()) {
         rustix::process::chdir("/").context("leave the guest's root directory")?;
     }
     result

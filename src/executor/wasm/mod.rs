@@ -7,6 +7,8 @@ mod engine;
 mod guest;
 mod load;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use compile::compiled;
@@ -64,5 +66,25 @@ pub fn grants(args: &[String], env: &[String], cwd: &Path) -> Grants {
         cwd: cwd.to_owned(),
         sockets: true,
         name_lookup: false,
+    }
+}
+
+#[cfg(test)]
+mod grants_tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_the_process_s_own_words() {
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let given = grants(&list(&["/a.wasm", "x y"]), &list(&["B=1=2", "A=", "C"]), Path::new("/w"));
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let expected = Grants {
+            args: list(&["/a.wasm", "x y"]),
+            env: vec![pair("B", "1=2"), pair("A", ""), pair("C", "")],
+            cwd: PathBuf::from("/w"),
+            sockets: true,
+            name_lookup: false,
+        };
+        assert_eq!(given, expected);
     }
 }

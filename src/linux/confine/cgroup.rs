@@ -45,7 +45,12 @@ impl Cage {
         Some(Cage { dir, join: join? })
     }
 
-    pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
+    #[cfg(test)]
+    pub fn place(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         match &self.join {
             Join::Born(dir) => Some(dir.as_fd()),
             Join::Tasks(_) => None,
