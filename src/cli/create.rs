@@ -157,7 +157,6 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref();
     let early = spec.hooks().as_ref().is_some_and(|hooks| {
-        #[expect(deprecated, reason = "prestart is deprecated in the runtime-spec, and still what Docker uses")]
         let prestart = hooks.prestart().is_some();
         prestart || hooks.create_runtime().is_some() || hooks.create_container().is_some()
     });

@@ -12,7 +12,7 @@ use super::{Globals, common};
 use crate::executor::{self, Selection};
 use crate::linux::exec::{Exec, Running};
 use crate::linux::fds::Preserved;
-use crate::linux::{foreground, lifecycle, seal, terminal};
+use crate::linux::{foreground, seal, terminal};
 use crate::seam::{self, Status};
 use crate::state::Entry;
 use crate::{bundle, log};
@@ -154,12 +154,11 @@ fn enter(
     console: Option<std::os::fd::OwnedFd>,
 ) -> Result<Running> {
     let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
-    let sub = match args.cgroup.as_slice() {
+    let sub_cgroup = match args.cgroup.as_slice() {
         [] => None,
         [one] => Some(one.as_str()),
         _ => bail!("--cgroup can be given once only"),
     };
-    let joiner = cgroup.joiner(sub)?;
     let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
     let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut workload = executor::select(&Selection {
@@ -182,7 +181,8 @@ fn enter(
         seccomp_cache: &globals.root.seccomp_cache(),
         seccomp_state: &|pid| common::hook_state(&entry.record, Status::Running, Some(pid)),
         init,
-        joiner: &joiner,
+        cgroup: &cgroup,
+        sub_cgroup,
         preserved,
         // runc gives an exec'd process a keyring unless told otherwise at create; crun the same.
         no_new_keyring: false,

@@ -41,7 +41,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 fn readable(globals: &Globals, id: &str) -> Option<(Entry, Status)> {
     match globals.root.load(id) {
         Ok(entry) => {
-            let status = super::status(&entry);
+            let status = super::common::status(&entry).unwrap_or(Status::Stopped);
             Some((entry, status))
         }
         Err(error) => {

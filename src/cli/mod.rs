@@ -24,10 +24,8 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::error::Failure;
-use crate::linux::lifecycle;
 use crate::log;
-use crate::seam::Status;
-use crate::state::{Entry, Root, START_SOCKET};
+use crate::state::Root;
 
 /// What every verb is given.
 #[derive(Debug)]
@@ -40,7 +38,6 @@ pub struct Globals {
     pub handler: Option<String>,
     /// The name runw was called by: `runw-wasm` and `crun-wasm` mean something.
     pub argv0: OsString,
-    pub debug: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +242,7 @@ fn settle(args: GlobalArgs, argv0: OsString) -> Result<Globals> {
         other => argv::go_bool(other).with_context(|| format!("invalid value {other:?} for --rootless"))?,
     };
     let root = Root::new(root_dir(args.root)?);
-    Ok(Globals { root, cgroup_manager, rootless, handler: args.handler, argv0, debug: args.debug })
+    Ok(Globals { root, cgroup_manager, rootless, handler: args.handler, argv0 })
 }
 
 /// As runc: `--root`, else `$XDG_RUNTIME_DIR/runw` for those who cannot write below /run, else /run/runw.

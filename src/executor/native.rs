@@ -2,10 +2,10 @@
 //! credentials), executed at start. The texts are runc's, since moby and podman derive exit codes from them.
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, Read};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Execve;
@@ -26,7 +26,37 @@ struct Call {
 
 /// `PATH` as runc sees it after setenv of each entry in turn: the last one.
 pub fn search_path(env: &[String]) -> Option<&str> {
-    env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="))
+    search(env, "PATH")
+}
+
+fn search<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
+    env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// passwd(5), read by hand: a static glibc's getpwuid would load the image's libnss_*.so into this process. The image
+/// may have put anything in the file's place, so only a regular one is read, and no more than a real one is long.
+fn home_of(uid: u32) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open("/etc/passwd", flags, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let mut text = Vec::new();
+    std::fs::File::from(file).take(PASSWD_CAP).read_to_end(&mut text).ok()?;
+    home_in(&String::from_utf8_lossy(&text), uid)
+}
+
+/// Bytes of /etc/passwd that are looked at.
+const PASSWD_CAP: u64 = 4 << 20;
+
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    let home = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(5).copied().unwrap_or_default())
+    })?;
+    // It becomes a C string; an image's file may hold what it likes.
+    (!home.is_empty() && !home.contains('\0')).then(|| home.to_owned())
 }
 
 impl Native {
@@ -36,12 +66,23 @@ impl Native {
 
     pub fn ready(&mut self) -> Result<()> {
         let path = look_path(self.argv.first().context("process.args is empty")?, search_path(&self.env))?;
+        self.add_home();
         self.call = Some(Call {
             path: CString::new(path).context("process.args[0] contains a NUL byte")?,
             argv: c_strings(&self.argv, "process.args")?,
             env: c_strings(&self.env, "process.env")?,
         });
         Ok(())
+    }
+
+    /// A process without HOME gets its user's from the container's /etc/passwd, or `/`, as runc does.
+    fn add_home(&mut self) {
+        if search(&self.env, "HOME").is_some_and(|home| !home.is_empty()) {
+            return;
+        }
+        let home = home_of(rustix::process::geteuid().as_raw()).unwrap_or_else(|| "/".to_owned());
+        self.env.retain(|entry| !entry.starts_with("HOME="));
+        self.env.push(format!("HOME={home}"));
     }
 
     pub fn run(&mut self) -> Result<i32> {
@@ -133,6 +174,15 @@ mod tests {
         for search in [None, Some(""), Some("/none"), Some(dir_name)] {
             assert_eq!(fails("plain", search), "exec: \"plain\": executable file not found in $PATH");
         }
+    }
+
+    #[test]
+    fn home_is_the_users_in_the_containers_passwd() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nme:x:1000:1000::/home/me:/bin/sh\nno:x:7:7:::\n";
+        assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
+        assert_eq!(home_in(passwd, 1000).as_deref(), Some("/home/me"));
+        assert_eq!(home_in(passwd, 7), None);
+        assert_eq!(home_in(passwd, 8), None);
     }
 
     #[test]

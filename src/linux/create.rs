@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Mount, Process, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::cgroup::Cgroup;
@@ -68,7 +68,9 @@ pub fn create(
     let listener = listen(create.start_socket)?;
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
-    let spawned = create.cgroup.joiner(None).and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
+    let ready = delegate(create, &plan);
+    let joiner = ready.and_then(|()| create.cgroup.joiner(None));
+    let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
         Ok((Side::Child(channel), joiner)) => {
             let inherited = Inherited { plan, joiner, sources, filter, listener, console };
@@ -89,6 +91,22 @@ pub fn create(
             Err(error)
         }
     }
+}
+
+/// A container with its own user and cgroup namespaces and a writable cgroup mount runs an init system that wants
+/// to make cgroups: its root gets the tree (runc does so on cgroup v2 only).
+fn delegate(create: &Create<'_>, plan: &Plan) -> Result<()> {
+    let writable = |mount: &Mount| {
+        let read_only = mount.options().iter().flatten().any(|word| word == "ro");
+        mount.typ().as_deref().is_some_and(|kind| kind.starts_with("cgroup")) && !read_only
+    };
+    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP;
+    if plan.new & namespaces != namespaces || !create.spec.mounts().iter().flatten().any(writable) {
+        return Ok(());
+    }
+    let maps = create.spec.linux().as_ref().and_then(|l| l.uid_mappings().as_ref());
+    let root = maps.into_iter().flatten().find(|map| map.container_id() == 0);
+    root.map_or(Ok(()), |map| create.cgroup.delegate(map.host_id()))
 }
 
 /// Does for the child what only the parent can, until it is ready.
@@ -142,7 +160,6 @@ fn attend(
 fn host_hooks(create: &Create<'_>, pid: i32) -> Result<()> {
     let Some(all) = create.spec.hooks() else { return Ok(()) };
     let state = (create.hook_state)(Status::Creating, Some(pid));
-    #[expect(deprecated, reason = "prestart is deprecated in the runtime-spec, and still what Docker uses")]
     let prestart = all.prestart().as_ref();
     hooks::run("prestart", prestart, &state, Some(create.bundle))?;
     hooks::run("createRuntime", all.create_runtime().as_ref(), &state, Some(create.bundle))

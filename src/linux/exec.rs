@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
-use super::cgroup::Joiner;
+use super::cgroup::{Cgroup, Joiner};
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
 use super::namespaces::CLONE_NEWTIME;
@@ -28,7 +28,9 @@ pub struct Exec<'a> {
     pub seccomp_state: &'a dyn Fn(i32) -> Vec<u8>,
     /// The container's init, whose namespaces are joined.
     pub init: seam::Process,
-    pub joiner: &'a Joiner,
+    pub cgroup: &'a Cgroup,
+    /// `--cgroup`.
+    pub sub_cgroup: Option<&'a str>,
     pub preserved: Preserved,
     pub no_new_keyring: bool,
 }
@@ -47,11 +49,12 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let joined = join_in_parent(&init, kinds)?;
-    let spawned = match clone(exec.joiner)? {
+    let (side, joiner) = clone(exec)?;
+    let spawned = match side {
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
-            let inherited = Inherited { init, kinds: kinds & !joined, in_user_namespace, filter, console };
+            let inherited = Inherited { init, joiner, kinds: kinds & !joined, in_user_namespace, filter, console };
             child(exec, inherited, &channel, talk, workload)
         }
         Side::Parent(spawned) => spawned,
@@ -86,19 +89,26 @@ fn join_in_parent(init: &OwnedFd, kinds: i32) -> Result<i32> {
     Ok(done)
 }
 
-fn clone(joiner: &Joiner) -> Result<Side> {
+fn clone(exec: &Exec<'_>) -> Result<(Side, Joiner)> {
     // CVE-2016-9962: until its execve the process is in sight of the container with our memory and descriptors.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     let (ours, theirs) = Channel::pair()?;
-    match sys::clone3(0, joiner.into_cgroup(), false).context("clone the process")? {
+    let mut joiner = exec.cgroup.joiner(exec.sub_cgroup)?;
+    let mut cloned = sys::clone3(0, joiner.into_cgroup(), false);
+    if exec.sub_cgroup.is_none() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
+        // A cgroup v2 that hands controllers down takes no process; the container's init has moved below it.
+        joiner = exec.cgroup.joiner_beside(exec.init.pid)?;
+        cloned = sys::clone3(0, joiner.into_cgroup(), false);
+    }
+    match cloned.context("clone the process")? {
         sys::Cloned::Child => {
             drop(ours);
-            Ok(Side::Child(theirs))
+            Ok((Side::Child(theirs), joiner))
         }
         sys::Cloned::Parent { pid, pidfd } => {
             drop(theirs);
             let process = seam::Process { pid, start_time: spawn::start_time(pid)? };
-            Ok(Side::Parent(Spawned { process, pidfd, channel: ours }))
+            Ok((Side::Parent(Spawned { process, pidfd, channel: ours }), joiner))
         }
     }
 }
@@ -161,6 +171,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
 /// What the child has of its parent's.
 struct Inherited {
     init: OwnedFd,
+    joiner: Joiner,
     /// Namespaces that are still to be joined.
     kinds: i32,
     /// The user namespace is not the host's.
@@ -202,7 +213,7 @@ fn prepare(
     workload: &mut dyn Workload,
 ) -> Result<()> {
     foreground::reset_signals_in_child()?;
-    exec.joiner.enter().context("join the cgroup")?;
+    inherited.joiner.enter().context("join the cgroup")?;
     let mut keep = workload.needs().carry;
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
     keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);

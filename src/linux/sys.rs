@@ -66,7 +66,6 @@ pub const MOUNT_ATTR_RELATIME: u64 = 0;
 pub const MOUNT_ATTR_NOATIME: u64 = 0x10;
 pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
-pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 /// mount_setattr(2) (5.12) on the mount that `mount` itself names.
@@ -85,12 +84,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -
     })
 }
 
-/// close_range(2) (5.9) from `first` to the end.
-pub fn close_from(first: i32) -> io::Result<()> {
-    close_range(first as u32, u32::MAX)
-}
-
-/// close_range(2) over `first..=last`.
+/// close_range(2) (5.9) over `first..=last`.
 pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closing descriptors touches no memory. No OwnedFd may be used for the range afterwards; callers
     // do this as a process's last act before it becomes the workload.

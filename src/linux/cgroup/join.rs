@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,12 +15,8 @@ use super::{Cgroup, denied, paths};
 pub struct Joiner {
     /// v1: one `tasks` per hierarchy.
     tasks: Vec<OwnedFd>,
-    v2: Option<V2>,
-}
-
-struct V2 {
-    dir: OwnedFd,
-    procs: OwnedFd,
+    /// The v2 directory.
+    v2: Option<OwnedFd>,
 }
 
 impl Cgroup {
@@ -70,11 +66,12 @@ impl Cgroup {
         }
     }
 
-    fn open_v2(&self, dir: &Path) -> Result<Option<V2>> {
-        let Some(procs) = self.open(&dir.join("cgroup.procs"))? else { return Ok(None) };
+    fn open_v2(&self, dir: &Path) -> Result<Option<OwnedFd>> {
+        // The clone asks for the right to write this file.
+        let Some(_) = self.open(&dir.join("cgroup.procs"))? else { return Ok(None) };
         let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
         let opened = opened.with_context(|| format!("open {}", dir.display()))?;
-        Ok(Some(V2 { dir: opened.into(), procs }))
+        Ok(Some(opened.into()))
     }
 }
 
@@ -90,7 +87,7 @@ impl Joiner {
     /// The directory for CLONE_INTO_CGROUP: it spares the lock that every write to cgroup.procs takes.
     #[expect(clippy::wrong_self_convention, reason = "the flag's name, not a conversion")]
     pub fn into_cgroup(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(|v2| v2.dir.as_fd())
+        self.v2.as_ref().map(AsFd::as_fd)
     }
 
     /// Whether the clone alone puts the child where it belongs: pure v2.
@@ -106,11 +103,6 @@ impl Joiner {
         self.tasks.iter().try_for_each(write_zero)
     }
 
-    /// `enter` for a process that was not cloned with `into_cgroup` (the kernel refused, or it exists already).
-    pub fn enter_uncloned(&self) -> io::Result<()> {
-        self.v2.as_ref().map_or(Ok(()), |v2| write_zero(&v2.procs))?;
-        self.enter()
-    }
 }
 
 fn write_zero(file: &OwnedFd) -> io::Result<()> {
