@@ -26,6 +26,9 @@ fn one_line(err: &str) {
 
 #[test]
 fn unknown_container() {
+    if differs(Kind::Crun, "1.8 says that its status file is missing") {
+        return;
+    }
     let c = Container::new(Bundle::sh("true"));
     for words in [vec!["state", "no-such"], vec!["start", "no-such"], vec!["kill", "no-such", "TERM"], vec!["delete", "no-such"]]
     {
@@ -87,6 +90,9 @@ fn a_good_id_with_every_allowed_sign() {
 
 #[test]
 fn wrong_state() {
+    if differs(Kind::Crun, "own texts") {
+        return;
+    }
     let mut c = Container::new(Bundle::sh("exec sleep 100"));
     c.create().start();
     let again = c.call(&["start", &c.id]);
@@ -113,6 +119,9 @@ fn wrong_state() {
 
 #[test]
 fn a_signal_that_is_none() {
+    if differs(Kind::Crun, "1.8 takes some of these in silence") {
+        return;
+    }
     let c = Container::up(Bundle::sh("exec sleep 100"));
     for signal in ["NOSUCH", "SIGNOSUCH", "9999", "-1"] {
         assert_eq!(c.call(&["kill", &c.id, signal]).code, 1, "{signal}");
@@ -148,6 +157,9 @@ fn missing_rootfs() {
 fn config_that_is_no_json() {
     let texts: [&[u8]; 6] = [b"", b"{", b"[]", b"null", b"{\"ociVersion\": \"1.0.2\", \"process\"", b"\xff\xfe{}"];
     for text in texts {
+        if text == b"null" && kind() == Kind::Runc {
+            continue; // runc 1.1 panics
+        }
         let mut c = Container::new(Bundle::sh("true"));
         std::fs::write(c.bundle.path().join("config.json"), text).expect("write");
         let out = c.create_with(&[]);
@@ -337,6 +349,9 @@ fn flags_that_are_none() {
 
 #[test]
 fn the_log_is_what_engines_parse() {
+    if differs(Kind::Crun, "1.8 says that its status file is missing") {
+        return;
+    }
     let c = Container::new(Bundle::sh("true"));
     for _ in 0..2 {
         let mut command = Command::new(crate::harness::runtime());
@@ -355,6 +370,9 @@ fn the_log_is_what_engines_parse() {
 
 #[test]
 fn the_log_as_text() {
+    if differs(Kind::Crun, "1.8 says that its status file is missing") {
+        return;
+    }
     let c = Container::new(Bundle::sh("true"));
     let mut command = c.command(&[""; 0]);
     command.arg("--log").arg(c.log_path()).args(["state", "no-such"]);

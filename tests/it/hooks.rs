@@ -1,1 +1,168 @@
-//! Placeholder.
+//! Hooks: where, in which order, with what state, environment and patience.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Container, Kind, kind, nothing_left, script, until};
+
+const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// Hooks of every kind that append their name and stdin to one log, on the host or inside.
+fn logging_bundle() -> Bundle {
+    let bundle = Bundle::sh("echo program >>/log/order; exec sleep 100");
+    let log = bundle.outside("log");
+    let path = bundle.path().join("hook");
+    // createContainer and startContainer run in the container's namespaces; only startContainer's root is inside.
+    script(&path, "echo $1 >>$2/order; cat >$2/$1.json");
+    script(&bundle.rootfs().join("hook"), "echo $1 >>$2/order; cat >$2/$1.json");
+    let log_text = log.to_str().expect("utf-8").to_owned();
+    let hook_text = path.to_str().expect("utf-8").to_owned();
+    bundle.bind(&log, "/log", &["rbind", "rw"]).edit(|c| {
+        c["hooks"] = json!({});
+        for name in KINDS {
+            let inside = name == "startContainer";
+            let hook = if inside { "/hook" } else { hook_text.as_str() };
+            let dir = if inside { "/log" } else { log_text.as_str() };
+            c["hooks"][name] = json!([{"path": hook, "args": ["hook", name, dir], "env": ["PATH=/bin:/usr/bin"]}]);
+        }
+    })
+}
+
+fn state_given(c: &Container, name: &str) -> Value {
+    let text = std::fs::read_to_string(c.bundle.path().join("log").join(format!("{name}.json"))).expect("hook input");
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name} got no JSON ({e}): {text}"))
+}
+
+#[test]
+fn order_and_state_of_all_six() {
+    let mut c = Container::new(logging_bundle());
+    let order = |c: &Container| -> Vec<String> {
+        let text = std::fs::read_to_string(c.bundle.path().join("log/order")).unwrap_or_default();
+        // runc 1.1 runs poststart at create already.
+        let early = |l: &&str| kind() != Kind::Runc || *l != "poststart";
+        text.lines().filter(early).map(str::to_owned).collect()
+    };
+    c.create();
+    assert_eq!(order(&c), ["prestart", "createRuntime", "createContainer"]);
+    let pid = c.pid();
+    c.start();
+    let wanted: &[&str] = if kind() == Kind::Runc { &["program", "startContainer"] } else { &["poststart", "program", "startContainer"] };
+    until("poststart and the program", || order(&c).len() == 3 + wanted.len());
+    let mut after_start = order(&c)[3..].to_vec();
+    assert_eq!(after_start.iter().filter(|n| *n != "poststart").collect::<Vec<_>>(), ["startContainer", "program"]);
+    after_start.sort();
+    assert_eq!(after_start, wanted);
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    c.delete().ok();
+    assert_eq!(order(&c).last().map(String::as_str), Some("poststop"));
+    let want = [
+        ("prestart", "creating"), ("createRuntime", "creating"), ("createContainer", "creating"),
+        ("startContainer", "created"), ("poststart", "running"), ("poststop", "stopped"),
+    ];
+    for (name, status) in want {
+        let state = state_given(&c, name);
+        assert_eq!(state["id"], c.id.as_str(), "{name}");
+        assert_eq!(state["bundle"], c.bundle.path().to_str().expect("utf-8"), "{name}");
+        if kind() == Kind::Runw || (kind() == Kind::Runc && name != "poststart") {
+            assert_eq!(state["status"], status, "{name}");
+        }
+        if ["prestart", "createRuntime", "poststart"].contains(&name) {
+            assert_eq!(state["pid"], pid, "{name}");
+        }
+    }
+}
+
+fn one_hook(kind: &str, hook: Value) -> Bundle {
+    Bundle::sh("echo ran").edit(|c| {
+        c["hooks"] = json!({});
+        c["hooks"][kind] = json!([hook]);
+    })
+}
+
+#[test]
+fn the_environment_is_the_hook_s_own() {
+    let bundle = Bundle::sh("true");
+    let out = bundle.path().join("env");
+    let body = format!("env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= | sort >{}", out.display());
+    let path = bundle.path().join("hook");
+    script(&path, &body);
+    let c = Container::new(bundle.edit(|c| {
+        c["hooks"] = json!({"createRuntime": [{"path": path, "env": ["PATH=/bin:/usr/bin", "ONLY=this"]}]});
+    }));
+    c.run().ok();
+    assert_eq!(std::fs::read_to_string(out).expect("env"), "ONLY=this\nPATH=/bin:/usr/bin\n");
+}
+
+#[test]
+fn a_failing_hook_fails_create_and_undoes_it() {
+    for name in ["prestart", "createRuntime", "createContainer"] {
+        let mut c = Container::new(one_hook(name, json!({"path": "/bin/sh", "args": ["sh", "-c", "echo why >&2; exit 3"]})));
+        let out = c.create_with(&[]);
+        assert_eq!(out.code, 1, "{name}: {out:?}");
+        if kind() == Kind::Runw {
+            assert!(out.err.contains(name) || out.err.contains("hook"), "{name}: {out:?}");
+        }
+        nothing_left(&c);
+    }
+}
+
+#[test]
+fn a_failing_start_container_hook_fails_start() {
+    // runc's rule: the container is stopped then, and delete removes it.
+    let mut c = Container::new(one_hook("startContainer", json!({"path": "/bin/false"})));
+    c.create();
+    c.call(&["start", &c.id]);
+    c.wait_stopped();
+    assert!(!c.out().contains("ran"), "the program ran after a failed hook");
+    c.delete().ok();
+    nothing_left(&c);
+}
+
+#[test]
+fn a_failing_poststop_hook_does_not_keep_the_container() {
+    let c = Container::new(one_hook("poststop", json!({"path": "/bin/false"})));
+    c.run();
+    c.call(&["delete", "--force", &c.id]);
+    nothing_left(&c);
+}
+
+#[test]
+fn a_hook_that_hangs_is_killed_in_time() {
+    let mut c = Container::new(one_hook("createRuntime", json!({"path": "/bin/sleep", "args": ["sleep", "50"], "timeout": 1})));
+    let started = std::time::Instant::now();
+    assert_eq!(c.create_with(&[]).code, 1);
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    nothing_left(&c);
+}
+
+#[test]
+fn a_hook_that_is_not_there() {
+    let mut c = Container::new(one_hook("createRuntime", json!({"path": "/no/such/hook"})));
+    c.create_with(&[]).refused(&["/no/such/hook"]);
+    nothing_left(&c);
+}
+
+#[test]
+fn hooks_of_one_kind_run_in_order() {
+    let bundle = Bundle::sh("true");
+    let log = bundle.path().join("order");
+    let hook = |n: u32| json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo {n} >>{}", log.display())]});
+    let hooks = json!({"createRuntime": [hook(1), hook(2), hook(3)]});
+    let c = Container::new(bundle.edit(|c| c["hooks"] = hooks));
+    c.run().ok();
+    assert_eq!(std::fs::read_to_string(&log).expect("order"), "1\n2\n3\n");
+}
+
+#[test]
+fn a_hook_may_use_the_network_namespace_by_pid() {
+    // What CNI plug-ins called from prestart do.
+    let bundle = Bundle::sh("ip link show; exec true");
+    let path = bundle.path().join("hook");
+    script(&path, r#"pid=$(grep -o '"pid": *[0-9]*' | grep -o '[0-9]*'); nsenter -t $pid -n ip link add dummy7 type dummy 2>/dev/null || nsenter -t $pid -n ip link add name dummy7 type bridge 2>/dev/null || echo none >$(dirname $0)/none"#);
+    let c = Container::new(bundle.edit(|c| c["hooks"] = json!({"prestart": [{"path": path, "env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"]}]})));
+    let out = c.run().ok();
+    if c.bundle.path().join("none").exists() {
+        return crate::harness::skip("this kernel makes neither dummy nor bridge interfaces, or ip is missing");
+    }
+    assert!(out.out.contains("dummy7"), "{out:?}");
+}

@@ -1,7 +1,6 @@
 //! create, start, state, kill, delete, run: statuses, exit codes, files, descriptors and environment.
 
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -66,6 +65,9 @@ fn every_status_in_order() {
 
 #[test]
 fn state_says_what_engines_read() {
+    if differs(Kind::Crun, "1.8 prints rootfs as it was given") {
+        return;
+    }
     let mut c = Container::new(Bundle::sh("sleep 100").edit(|c| c["annotations"] = serde_json::json!({"a.b": "c"})));
     c.create();
     let state = c.state();
@@ -121,6 +123,9 @@ fn run_detached_returns_at_once() {
 
 #[test]
 fn run_keep_leaves_the_container_for_delete() {
+    if differs(Kind::Crun, "1.8 has no --keep") {
+        return;
+    }
     let c = Container::new(Bundle::sh("exit 5"));
     assert_eq!(c.run_with(&["--keep"]).code, 5);
     assert_eq!(c.status(), "stopped");
@@ -232,6 +237,9 @@ fn preserve_fds_keeps_what_was_asked_for() {
 
 #[test]
 fn listen_fds_reach_the_program() {
+    if differs(Kind::Crun, "1.8 passes the descriptor without LISTEN_FDS") {
+        return;
+    }
     let c = Container::new(Bundle::sh("echo fds=$LISTEN_FDS pid=$LISTEN_PID me=$$; cat <&3"));
     let file = c.bundle.path().join("given");
     std::fs::write(&file, "a socket would be here\n").expect("write");
@@ -246,7 +254,7 @@ fn listen_fds_reach_the_program() {
 /// Lets the shell put `file` on descriptor 3 of the runtime: std can hand over only 0, 1 and 2.
 fn with_fd3<'a>(command: &'a mut Command, file: &std::path::Path) -> &'a mut Command {
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(r#"exec 3<"$0"; exec "$@""#).arg(file).arg(command.get_program()).args(command.get_args());
+    shell.arg("-c").arg(r#"LISTEN_PID=$$; export LISTEN_PID; exec 3<"$0"; exec "$@""#).arg(file).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             shell.env(name, value);
@@ -370,12 +378,13 @@ fn stdio_may_be_a_socket() {
     // What a shim hands over can be anything; only that the program gets the very same one counts.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
     let c = Container::new(Bundle::sh("readlink /proc/self/fd/0"));
+    // Detached: in the foreground runc puts pipes of its own between.
     let inode = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd())).expect("readlink");
-    assert!(!std::fs::metadata("/proc/self/fd/0").is_ok_and(|m| m.file_type().is_block_device()));
-    let mut command = c.run_command(&[]);
+    let mut command = c.run_command(&["--detach"]);
     let file = c.bundle.path().join("out");
     command.stdin(std::os::fd::OwnedFd::from(theirs)).stdout(std::fs::File::create(&file).expect("file"));
     assert!(command.status().expect("run").success());
+    c.wait_stopped();
     assert_eq!(std::fs::read_to_string(&file).expect("out").trim(), inode.to_str().expect("utf-8"));
     drop(ours);
 }

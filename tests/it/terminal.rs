@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, ConsoleSocket, Container, global_flags, nothing_left, run, runtime};
+use crate::harness::{Bundle, ConsoleSocket, Container, Kind, differs, nothing_left, run, runtime};
 
 fn tty(text: &str) -> Bundle {
     Bundle::sh(text).edit(|c| c["process"]["terminal"] = json!(true))
@@ -13,6 +13,9 @@ fn tty(text: &str) -> Bundle {
 
 #[test]
 fn console_socket_gets_the_master() {
+    if differs(Kind::Crun, "1.8 sends no name") {
+        return;
+    }
     let mut c = Container::new(tty("tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; read x; echo got $x"));
     let socket = ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
@@ -65,9 +68,8 @@ fn exec_over_a_console_socket() {
 /// `script` gives the runtime a terminal of its own, as a person's shell does.
 fn in_a_terminal(c: &Container, words: &str) -> crate::harness::Out {
     let line = format!(
-        "stty rows 37 cols 99; {} {} --root {} {words}",
+        "stty rows 37 cols 99; {} --root {} {words}",
         runtime().display(),
-        global_flags(runtime()).join(" "),
         c.root().display()
     );
     run(Command::new("script").args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm"))
@@ -75,6 +77,9 @@ fn in_a_terminal(c: &Container, words: &str) -> crate::harness::Out {
 
 #[test]
 fn foreground_run_has_a_pty_of_its_own() {
+    if differs(Kind::Crun, "1.8 fails stty with ECHILD here") {
+        return;
+    }
     let c = Container::new(tty("tty; stty size; exit 6"));
     let out = in_a_terminal(&c, &format!("run --bundle {} {}", c.bundle.path().display(), c.id));
     assert_eq!(out.code, 6, "{out:?}");
@@ -87,10 +92,9 @@ fn foreground_run_has_a_pty_of_its_own() {
 fn foreground_run_restores_the_caller_s_terminal() {
     let c = Container::new(tty("stty raw; echo raw"));
     let line = format!(
-        "stty -a > {dir}/before; {rt} {flags} --root {root} run --bundle {dir} {id}; stty -a > {dir}/after",
+        "stty -a > {dir}/before; {rt} --root {root} run --bundle {dir} {id}; stty -a > {dir}/after",
         dir = c.bundle.path().display(),
         rt = runtime().display(),
-        flags = global_flags(runtime()).join(" "),
         root = c.root().display(),
         id = c.id,
     );
@@ -109,17 +113,17 @@ fn foreground_exec_with_a_tty() {
 
 #[test]
 fn window_changes_reach_the_container() {
+    if differs(Kind::Crun, "1.8 fails stty with ECHILD here") {
+        return;
+    }
     let c = Container::new(tty("trap 'stty size; exit 0' WINCH; echo up; while :; do sleep 0.05; done"));
-    let up = c.bundle.outside("shared");
     let line = format!(
-        "stty rows 20 cols 50; (sleep 1.5; stty rows 41 cols 77 <$(tty)) & {rt} {flags} --root {root} run --bundle {dir} {id}",
+        "stty rows 20 cols 50; T=$(tty); (sleep 1.5; stty rows 41 cols 77 <$T) & {rt} --root {root} run --bundle {dir} {id}",
         rt = runtime().display(),
-        flags = global_flags(runtime()).join(" "),
         root = c.root().display(),
         dir = c.bundle.path().display(),
         id = c.id,
     );
     let out = run(Command::new("timeout").args(["20", "script", "-qefc", &line, "/dev/null"]));
     assert!(out.out.contains("41 77"), "{out:?}");
-    assert!(up.exists());
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Bundle, Kind, Out, Running, global_flags, kind, run, runtime, spawn, until};
+use super::{Bundle, Kind, Out, Running, kind, run, runtime, spawn, until};
 
 pub struct Container {
     pub bundle: Bundle,
@@ -33,7 +33,7 @@ impl Container {
     /// `runtime --root R --log L --log-format json WORDS...`
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(runtime());
-        command.args(global_flags(runtime())).arg("--root").arg(self.root());
+        command.arg("--root").arg(self.root());
         command.args(words);
         command
     }

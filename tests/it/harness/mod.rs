@@ -30,9 +30,24 @@ pub enum Kind {
 
 pub fn runtime() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        std::env::var_os("RUNW_TEST_RUNTIME").unwrap_or_else(|| env!("CARGO_BIN_EXE_runw").into()).into()
+    PATH.get_or_init(|| match std::env::var_os("RUNW_TEST_RUNTIME") {
+        Some(path) if Path::new(&path).ends_with("crun") && hybrid() => without_unified(Path::new(&path)),
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_runw").into(),
     })
+}
+
+/// crun 1.8 refuses hybrid cgroups: as a control it is called with the v2 tree unmounted, in a mount namespace of
+/// the call's own.
+fn without_unified(crun: &Path) -> PathBuf {
+    let dir = std::env::temp_dir().join(unique("peer"));
+    std::fs::create_dir(&dir).expect("a directory for the wrapper");
+    let body = format!(
+        "exec unshare -m /bin/sh -c 'umount /sys/fs/cgroup/unified; exec \"$0\" \"$@\"' {} \"$@\"",
+        crun.display()
+    );
+    script(&dir.join("crun"), &body);
+    dir.join("crun")
 }
 
 pub fn kind() -> Kind {
@@ -41,11 +56,6 @@ pub fn kind() -> Kind {
         Some("crun") => Kind::Crun,
         _ => Kind::Runw,
     }
-}
-
-/// The words before the command. crun 1.8 refuses hybrid cgroups, so as a control it runs without any.
-pub fn global_flags(runtime: &Path) -> &'static [&'static str] {
-    if runtime.ends_with("crun") && hybrid() { &["--cgroup-manager=disabled"] } else { &[] }
 }
 
 /// v1 controllers with a v2 tree beside them.
@@ -97,15 +107,6 @@ pub fn not_root() -> bool {
     let yes = !rustix::process::geteuid().is_root();
     if yes {
         skip("needs root");
-    }
-    yes
-}
-
-/// True, with a skip, when the runtime under test runs without cgroups here.
-pub fn no_cgroups() -> bool {
-    let yes = !global_flags(runtime()).is_empty();
-    if yes {
-        skip("crun 1.8 refuses hybrid cgroups and runs with none");
     }
     yes
 }
