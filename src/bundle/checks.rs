@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use super::{namespaces, process, unsupported};
 
 const CHECKS: &[fn(&Spec) -> Result<()>] =
-    &[version, unsupported::platforms, root, has_process, names, mounts, hooks, linux];
+    &[version, unsupported::platforms, root, has_process, linux, names, mounts, hooks];
 
 const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
     unsupported::linux,

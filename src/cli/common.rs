@@ -39,6 +39,12 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))
 }
 
+/// Bytes; the specification's -1 means no limit.
+pub fn memory_limit(spec: &Spec) -> Option<u64> {
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    resources.memory().as_ref()?.limit().and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0)
+}
+
 /// The runtime-spec State document, as hooks read it.
 pub fn hook_state(record: &Record, status: Status, pid: Option<i32>) -> Vec<u8> {
     // Strings, numbers and a map of strings: there is nothing in it that could fail to become JSON.

@@ -170,6 +170,7 @@ fn enter(
         exec: true,
         root: root.as_fd(),
         bundle: &entry.record.bundle,
+        memory: common::memory_limit(spec),
         called_as: &common::called_as(globals),
         handler: globals.handler.as_deref(),
         host: common::host(globals),

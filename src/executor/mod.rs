@@ -38,6 +38,8 @@ pub struct Selection<'a, 'h> {
     pub root: BorrowedFd<'a>,
     /// Relative mount sources are relative to this.
     pub bundle: &'a Path,
+    /// Bytes: the container's memory limit.
+    pub memory: Option<u64>,
     /// How runw itself was called (argv[0]), and its `--handler`.
     pub called_as: &'a str,
     pub handler: Option<&'a str>,
@@ -72,6 +74,7 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         env,
         wish: wish.clone(),
         place,
+        memory: selection.memory,
         host: selection.host,
     };
     if wish == Wish::Native {
@@ -100,6 +103,7 @@ struct Chosen<'a> {
     env: Vec<String>,
     wish: Wish,
     place: Place,
+    memory: Option<u64>,
     host: Host<'a>,
 }
 
@@ -118,7 +122,7 @@ impl Chosen<'_> {
     }
 
     fn guest(&self, artifact: OwnedFd, kind: wasm::Kind, function: Option<String>) -> wasm::Guest {
-        wasm::Guest::new(artifact, kind, function, wasm::grants(&self.argv, &self.env, &self.place.cwd))
+        wasm::Guest::new(artifact, kind, function, wasm::grants(&self.argv, &self.env, &self.place.cwd, self.memory))
     }
 
     fn native(&self) -> Plan {

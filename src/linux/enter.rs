@@ -37,8 +37,11 @@ pub struct Entering<'a> {
     pub process: &'a Process,
     pub filter: Option<&'a Filter>,
     pub proc: Option<Proc>,
+    pub area: Option<pid1::Area>,
     pub channel: &'a Channel,
     pub first_free_fd: RawFd,
+    /// What waits for `start`, or reports a failed execve.
+    pub talk: RawFd,
     /// The container is running: others may mount in it while we look.
     pub in_running: bool,
 }
@@ -70,11 +73,20 @@ impl Entering<'_> {
         process::take_on(self.process, process::may_set_groups())?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
+        self.close_all_but_needed(workload)?;
         if no_new_privileges {
             // As late as can be: the less the process still has to do, the tighter the profile may be.
             self.load_filter()?;
         }
         Ok(())
+    }
+
+    /// While it waits the process holds nothing that leads out of the container: not our procfs handles, not those
+    /// that libraries keep (pathrs caches a procfs of its own).
+    fn close_all_but_needed(&mut self, workload: &dyn Workload) -> Result<()> {
+        self.area = self.proc.take().map(|proc| proc.area);
+        let keep: Vec<RawFd> = workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).collect();
+        fds::close_all_but(self.first_free_fd, &keep)
     }
 
     fn guest_tree(&self, proc: &Proc) -> Result<OwnedFd> {
@@ -112,7 +124,7 @@ impl Entering<'_> {
     /// Nothing of runw's is left in the process that the guest could be made to use: no descriptor, no argument,
     /// no environment.
     fn become_guest(&mut self, keep: &[RawFd]) -> Result<()> {
-        let area = self.proc.as_ref().context("no procfs handle")?.area;
+        let area = self.area.context("internal: memory areas were not remembered")?;
         fds::close_all_but(self.first_free_fd, keep)?;
         let argv = self.process.args().iter().flatten().map(|arg| std::ffi::CString::new(arg.as_str()));
         let argv = argv.collect::<Result<Vec<_>, _>>().context("process.args")?;

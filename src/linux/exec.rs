@@ -191,6 +191,8 @@ fn child(
         process: exec.process,
         filter: inherited.filter.as_ref(),
         proc: None,
+        area: None,
+        talk: talk.as_raw_fd(),
         channel,
         first_free_fd: exec.preserved.end(),
         in_running: true,

@@ -507,7 +507,7 @@ mod tests {
             0 => {
                 // Other tests' pipes were copied by the fork; held here they would never report their end.
                 let result =
-                    setup().and_then(|()| Ok(sys::close_from(3)?)).and_then(|()| foreground(script, inner));
+                    setup().and_then(|()| Ok(sys::close_range(3, u32::MAX)?)).and_then(|()| foreground(script, inner));
                 sys::exit_now(result.unwrap_or(99))
             }
             pid => pid,

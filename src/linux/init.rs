@@ -51,7 +51,7 @@ fn let_go(
     workload: &dyn Workload,
 ) -> Result<()> {
     let mut keep = inherited.sources.fds();
-    keep.extend(inherited.plan.joined.iter().map(|(_, fd)| fd.as_raw_fd()));
+    keep.extend(inherited.plan.joined.iter().map(|joined| joined.fd.as_raw_fd()));
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
     keep.extend([inherited.listener.as_raw_fd(), channel.fd()]);
     keep.extend(workload.needs().carry);
@@ -70,11 +70,13 @@ fn live(
         process: create.process,
         filter: filter.as_ref(),
         proc: None,
+        area: None,
+        talk: listener.as_raw_fd(),
         channel: &channel,
         first_free_fd: create.preserved.end(),
         in_running: false,
     };
-    let made = prepare(create, &plan, &joiner, sources, console, &mut entering, workload)
+    let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
         // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
         .and_then(|()| channel.send(Tag::Ready, &[], None))
         .and_then(|()| channel.expect(Tag::Go).map(drop));
@@ -91,8 +93,8 @@ fn live(
 
 fn prepare(
     create: &Create<'_>,
-    plan: &Plan,
-    joiner: &Joiner,
+    plan: Plan,
+    joiner: Joiner,
     sources: Sources,
     console: Option<OwnedFd>,
     entering: &mut Entering<'_>,
@@ -105,10 +107,12 @@ fn prepare(
     if !create.no_new_keyring {
         process::join_session_keyring(create.id)?;
     }
-    spawn::settle(plan, joiner, channel)?;
+    spawn::settle(&plan, &joiner, channel)?;
+    drop(joiner);
     entering.proc = Some(Proc::open()?);
 
-    enter_root(create, plan, sources, channel, console)?;
+    enter_root(create, &plan, sources, channel, console)?;
+    drop(plan);
     set_names(create)?;
     process::write_sysctls(create.spec)?;
     let linux = create.spec.linux().as_ref();
@@ -150,7 +154,7 @@ fn enter_root(
     channel.expect(Tag::Go)?;
     let spec_hooks = create.spec.hooks().as_ref();
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
-        let state = (create.hook_state)(Status::Created, Some(own_pid_on_host()?));
+        let state = (create.hook_state)(Status::Creating, Some(own_pid_on_host()?));
         hooks::run("createContainer", Some(list), &state, Some(create.rootfs))?;
     }
     root.enter(&mounted)?;

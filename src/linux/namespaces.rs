@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -30,12 +30,19 @@ pub fn bit(kind: LinuxNamespaceType) -> i32 {
     }
 }
 
+/// A namespace that is there already.
+pub struct Joined {
+    kind: i32,
+    path: PathBuf,
+    pub fd: OwnedFd,
+}
+
 /// The namespaces of one process, with the joined ones open.
 #[derive(Default)]
 pub struct Plan {
     /// CLONE_NEW* bits of the namespaces made anew.
     pub new: i32,
-    pub joined: Vec<(i32, OwnedFd)>,
+    pub joined: Vec<Joined>,
 }
 
 impl Plan {
@@ -50,7 +57,7 @@ impl Plan {
                 Some(path) => {
                     let fd = open(path)?;
                     if kind != libc::CLONE_NEWUSER || !is_own_user_namespace(&fd)? {
-                        plan.joined.push((kind, fd));
+                        plan.joined.push(Joined { kind, path: path.clone(), fd });
                     }
                 }
             }
@@ -63,7 +70,7 @@ impl Plan {
     }
 
     pub fn joins(&self, kind: i32) -> bool {
-        self.joined.iter().any(|(joined, _)| *joined == kind)
+        self.joined.iter().any(|joined| joined.kind == kind)
     }
 
     /// The process lives in a mount namespace that is not ours.
@@ -96,9 +103,10 @@ impl Plan {
             _ => 1,
         };
         let mut order: Vec<_> = self.joined.iter().collect();
-        order.sort_by_key(|(kind, _)| rank(*kind));
-        for (kind, fd) in order {
-            sys::setns(fd.as_fd(), *kind).with_context(|| format!("join the {} namespace", name(*kind)))?;
+        order.sort_by_key(|joined| rank(joined.kind));
+        for Joined { kind, path, fd } in order {
+            sys::setns(fd.as_fd(), *kind)
+                .with_context(|| format!("join the {} namespace {}", name(*kind), path.display()))?;
         }
         Ok(())
     }

@@ -58,13 +58,13 @@ impl Guest {
             Kind::Core => {
                 let module = load::module(&engine, artifact).context("load compiled code")?;
                 let wasi = inside(&tree, || world::context(&self.grants))?;
-                world::core(&engine, &module, wasi, self.function.take())?
+                world::core(&engine, &module, wasi, &self.grants, self.function.take())?
             }
             Kind::Component => {
                 let component =
                     inside(&own_fds, || load::component(&engine, &artifact)).context("load compiled code")?;
                 let wasi = inside(&tree, || world::context(&self.grants))?;
-                world::component(&engine, &component, wasi, self.function.take())?
+                world::component(&engine, &component, wasi, &self.grants, self.function.take())?
             }
         };
         drop(tree);

@@ -52,9 +52,11 @@ pub struct Grants {
     /// wasmtime-wasi resolves names by getaddrinfo, which in a static glibc loads `libnss_*.so` files of the
     /// image. Denied until a resolver of our own takes its place.
     pub name_lookup: bool,
+    /// Bytes: the container's memory limit.
+    pub memory: Option<u64>,
 }
 
-pub fn grants(args: &[String], env: &[String], cwd: &Path) -> Grants {
+pub fn grants(args: &[String], env: &[String], cwd: &Path, memory: Option<u64>) -> Grants {
     let pair = |entry: &String| {
         // An entry without "=" is legal in environ(7) but has no form in WASI; it becomes an empty value.
         let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
@@ -66,6 +68,7 @@ pub fn grants(args: &[String], env: &[String], cwd: &Path) -> Grants {
         cwd: cwd.to_owned(),
         sockets: true,
         name_lookup: false,
+        memory,
     }
 }
 
@@ -76,7 +79,7 @@ mod grants_tests {
     #[test]
     fn grants_are_the_process_s_own_words() {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        let given = grants(&list(&["/a.wasm", "x y"]), &list(&["B=1=2", "A=", "C"]), Path::new("/w"));
+        let given = grants(&list(&["/a.wasm", "x y"]), &list(&["B=1=2", "A=", "C"]), Path::new("/w"), Some(1 << 20));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let expected = Grants {
             args: list(&["/a.wasm", "x y"]),

@@ -107,6 +107,7 @@ impl Bundle {
             exec: false,
             root: root.as_fd(),
             bundle: &self.dir,
+            memory: None,
             called_as: "runw",
             handler: None,
             host: Host { confine, execve, rootless: false, settings: Some(&self.settings) },

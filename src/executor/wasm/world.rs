@@ -3,7 +3,7 @@
 
 use anyhow::{Result, anyhow, bail};
 use wasmtime::component::{self, Component, ResourceTable};
-use wasmtime::{Engine, InstancePre, Linker, Module, Store};
+use wasmtime::{Engine, InstancePre, Linker, Module, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -13,9 +13,23 @@ use super::Grants;
 /// 128 + SIGABRT, as `wasmtime run` and a native program that aborts.
 const TRAPPED: i32 = 134;
 
+/// A component's store.
 pub struct State {
     wasi: WasiCtx,
     table: ResourceTable,
+    limits: StoreLimits,
+}
+
+/// A core module's store.
+pub struct CoreState {
+    wasi: WasiP1Ctx,
+    limits: StoreLimits,
+}
+
+/// The container's memory limit, so that memory.grow fails in the guest before the kernel kills the container.
+fn limits(grants: &Grants) -> StoreLimits {
+    let limit = grants.memory.and_then(|bytes| usize::try_from(bytes).ok());
+    limit.map_or_else(StoreLimits::default, |bytes| StoreLimitsBuilder::new().memory_size(bytes).build())
 }
 
 impl WasiView for State {
@@ -26,7 +40,7 @@ impl WasiView for State {
 
 /// A guest that only needs to be entered.
 pub enum Program {
-    Core { store: Store<WasiP1Ctx>, pre: InstancePre<WasiP1Ctx>, entry: Entry },
+    Core { store: Store<CoreState>, pre: InstancePre<CoreState>, entry: Entry },
     Command { store: Store<State>, pre: CommandPre<State> },
     Function { store: Store<State>, pre: component::InstancePre<State>, name: String },
 }
@@ -62,10 +76,11 @@ pub fn core(
     engine: &Engine,
     module: &Module,
     mut wasi: WasiCtxBuilder,
+    grants: &Grants,
     function: Option<String>,
 ) -> Result<Program> {
-    let mut linker: Linker<WasiP1Ctx> = Linker::new(engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |context| context).map_err(plain)?;
+    let mut linker: Linker<CoreState> = Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| &mut state.wasi).map_err(plain)?;
     // wasmtime-wasi refuses exit codes from 126 on, which shells and supervisors use (proc_exit takes any u32).
     linker.allow_shadowing(true);
     linker
@@ -73,7 +88,8 @@ pub fn core(
             Err(I32Exit(code).into())
         })
         .map_err(plain)?;
-    let mut store = Store::new(engine, wasi.build_p1());
+    let mut store = Store::new(engine, CoreState { wasi: wasi.build_p1(), limits: limits(grants) });
+    store.limiter(|state| &mut state.limits);
     for import in module.imports() {
         if linker.get_by_import(&mut store, &import).is_none() {
             bail!("{}", missing_import(import.module(), import.name()));
@@ -110,13 +126,16 @@ pub fn component(
     engine: &Engine,
     component: &Component,
     mut wasi: WasiCtxBuilder,
+    grants: &Grants,
     function: Option<String>,
 ) -> Result<Program> {
     let mut linker: component::Linker<State> = component::Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(plain)?;
     let pre =
         linker.instantiate_pre(component).map_err(|error| missing_interface(engine, component, error))?;
-    let store = Store::new(engine, State { wasi: wasi.build(), table: ResourceTable::new() });
+    let state = State { wasi: wasi.build(), table: ResourceTable::new(), limits: limits(grants) };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limits);
     if let Some(name) = function {
         if component.get_export_index(None, &name).is_none() {
             bail!("the component has no export {name:?}");

@@ -71,7 +71,10 @@ impl Root<'_> {
     fn set_base_propagation(&self) -> Result<()> {
         // "/" is changed recursively whatever the word says, as in runc's prepareRoot: a namespace half of whose
         // mounts are still the host's peers would send our mounts back to it.
-        let (_, bit) = self.base_propagation()?;
+        let bit = match self.base_propagation()?.1 {
+            libc::MS_UNBINDABLE => libc::MS_PRIVATE,
+            bit => bit,
+        };
         let flags = MountPropagationFlags::from_bits_truncate(bit as u32) | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", flags).context("set the propagation of the mount namespace")?;
         if bit == libc::MS_SHARED {
@@ -93,7 +96,12 @@ impl Root<'_> {
             Some(fd) => Tree::from_fd(fd),
             None => Tree::clone_of(self.path, true)?,
         };
-        let (_, bit) = self.base_propagation()?;
+        // pivot_root(2) refuses a shared root, and an unbindable one could not be bound from; both words are
+        // applied once it is "/", as in runc.
+        let bit = match self.base_propagation()?.1 {
+            libc::MS_SLAVE => libc::MS_SLAVE,
+            _ => libc::MS_PRIVATE,
+        };
         tree.set_propagation(true, bit)?;
         let target = open_directory(self.path)?;
         tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;

@@ -161,8 +161,11 @@ fn bind(
     if let Some(word) = options.data.first() {
         bail!("option {word:?} means nothing to a bind mount");
     }
-    let (_, base) = root.base_propagation()?;
-    tree.set_propagation(true, base)?;
+    if root.base_propagation()?.1 != libc::MS_UNBINDABLE {
+        tree.set_propagation(true, root.base_propagation()?.1)?;
+    } else {
+        tree.set_propagation(true, libc::MS_PRIVATE)?;
+    }
     let at = mounted.root.as_fd();
     let target =
         if tree.is_directory()? { directory_target(at, destination)? } else { file_target(at, destination)? };
@@ -214,11 +217,7 @@ pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> R
 pub fn empty_tmpfs() -> Result<Tree> {
     let options =
         Options { data: vec!["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()], ..Options::default() };
-    let tree = new_filesystem("tmpfs", None, &options)?;
-    let attributes =
-        sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
-    tree.set_attributes(false, attributes, 0)?;
-    Ok(tree)
+    new_filesystem("tmpfs", Some(Path::new("tmpfs")), &options)
 }
 
 /// runc's and crun's `tmpcopyup`: the tmpfs starts with a copy of the directory it covers.

@@ -31,7 +31,11 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
         // One tmpfs for all directories: a superblock each would cost memory for nothing.
         let tree = match &cover {
             Some(first) => Tree::clone_of_fd(first.as_fd())?,
-            None => empty_tmpfs()?,
+            None => {
+                let tree = empty_tmpfs()?;
+                tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
+                tree
+            }
         };
         tree.attach(target.as_fd()).with_context(context)?;
         cover.get_or_insert(tree.into_fd());
