@@ -16,7 +16,9 @@ fn console_socket_gets_the_master() {
     if differs(Kind::Crun, "1.8 sends no name") {
         return;
     }
-    let mut c = Container::new(tty("tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; read x; echo got $x"));
+    let mut c = Container::new(tty(
+        "tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; read x; echo got $x",
+    ));
     let socket = ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
     let (mut master, name) = socket.receive();
@@ -43,7 +45,8 @@ fn console_size_is_set() {
 
 #[test]
 fn the_terminal_controls_the_session() {
-    let mut c = Container::new(tty("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.05; done"));
+    let mut c =
+        Container::new(tty("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.05; done"));
     let socket = ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
     let (mut master, _) = socket.receive();
@@ -67,11 +70,7 @@ fn exec_over_a_console_socket() {
 
 /// `script` gives the runtime a terminal of its own, as a person's shell does.
 fn in_a_terminal(c: &Container, words: &str) -> crate::harness::Out {
-    let line = format!(
-        "stty rows 37 cols 99; {} --root {} {words}",
-        runtime().display(),
-        c.root().display()
-    );
+    let line = format!("stty rows 37 cols 99; {} --root {} {words}", runtime().display(), c.root().display());
     run(Command::new("script").args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm"))
 }
 

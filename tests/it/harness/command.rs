@@ -54,7 +54,8 @@ impl Running {
     }
 
     pub fn err(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("err")).expect("stderr file")).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("err")).expect("stderr file"))
+            .into_owned()
     }
 
     pub fn wait(&mut self) -> Out {
@@ -84,7 +85,8 @@ impl Drop for Running {
 }
 
 pub fn spawn(command: &mut Command) -> Running {
-    start(command, Stdio::null())
+    // Not /dev/null: crun 1.8 gives the caller's stdio to the container's root, the host's own device included.
+    start(command, Stdio::from(tempfile::tempfile().expect("an empty file")))
 }
 
 /// As `spawn`, with `text` on a pipe as stdin.
