@@ -89,6 +89,13 @@ pub fn spawn(command: &mut Command) -> Running {
     start(command, Stdio::from(tempfile::tempfile().expect("an empty file")))
 }
 
+/// For `script`, which types its end of input into the terminal; /dev/null it leaves alone.
+pub fn run_script(line: &str) -> Out {
+    let mut script = Command::new("script");
+    script.args(["-qefc", line, "/dev/null"]).env("TERM", "xterm");
+    start(&mut script, Stdio::null()).wait()
+}
+
 /// As `spawn`, with `text` on a pipe as stdin.
 pub fn spawn_with_stdin(command: &mut Command, text: &[u8]) -> Running {
     let mut running = start(command, Stdio::piped());

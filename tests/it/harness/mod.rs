@@ -9,7 +9,7 @@ mod leftovers;
 mod socket;
 
 pub use bundle::{Bundle, cap, id_map, script};
-pub use command::{Out, Running, run, spawn, spawn_with_stdin};
+pub use command::{Out, Running, run, run_script, spawn, spawn_with_stdin};
 pub use container::Container;
 pub use guests::guest;
 pub use leftovers::nothing_left;
