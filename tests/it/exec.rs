@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, spawn_with_stdin, until};
+use crate::harness::{
+    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, spawn_with_stdin, until,
+};
 
 fn up() -> Container {
     Container::up(Bundle::sh("exec sleep 100"))
@@ -29,7 +31,10 @@ fn output_and_exit_status() {
 
 #[test]
 fn every_namespace_is_the_container_s() {
-    for bundle in [Bundle::sh("exec sleep 100"), Bundle::sh("exec sleep 100").user_namespace().namespace("cgroup", None)] {
+    for bundle in [
+        Bundle::sh("exec sleep 100"),
+        Bundle::sh("exec sleep 100").user_namespace().namespace("cgroup", None),
+    ] {
         let c = Container::up(bundle);
         let init = c.sh("for n in pid net ipc uts mnt cgroup user; do readlink /proc/1/ns/$n; done");
         let own = c.sh("for n in pid net ipc uts mnt cgroup user; do readlink /proc/self/ns/$n; done");
@@ -63,13 +68,18 @@ fn additional_groups() {
         return;
     }
     let c = up();
-    let out = c.exec(&["--user", "1000", "--additional-gids", "5", "--additional-gids", "7"], &["/bin/sh", "-c", "grep Groups /proc/self/status"]);
+    let out = c.exec(
+        &["--user", "1000", "--additional-gids", "5", "--additional-gids", "7"],
+        &["/bin/sh", "-c", "grep Groups /proc/self/status"],
+    );
     assert_eq!(out.ok().out.split_whitespace().collect::<Vec<_>>(), ["Groups:", "5", "7"]);
 }
 
 #[test]
 fn capabilities_default_to_the_container_s() {
-    let c = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"])));
+    let c = Container::up(
+        Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"])),
+    );
     let out = c.sh("grep Cap /proc/self/status");
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         assert!(out.contains(&format!("{set}:\t0000000000000021")), "{set}: {out}");
@@ -78,7 +88,12 @@ fn capabilities_default_to_the_container_s() {
 
 #[test]
 fn a_capability_may_be_added() {
-    let c = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL"])));
+    if differs(Kind::Crun, "1.8 replaces the set") {
+        return;
+    }
+    let c = Container::up(
+        Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL"])),
+    );
     let out = c.exec(&["--cap", "CAP_NET_RAW"], &["/bin/sh", "-c", "grep Cap /proc/self/status"]).ok().out;
     assert!(out.contains("CapEff:\t0000000000002020"), "{out}");
     assert!(out.contains("CapBnd:\t0000000000002020"), "{out}");
@@ -87,16 +102,19 @@ fn a_capability_may_be_added() {
 #[test]
 fn a_process_file_says_it_all() {
     let c = Container::up(Bundle::sh("exec sleep 100"));
-    let file = process_file(&c, &json!({
-        "args": ["/bin/sh", "-c", "id -u; id -g; pwd; umask; ulimit -n; grep -e CapEff -e NoNewPrivs -e Groups /proc/self/status; env; cat /proc/self/oom_score_adj"],
-        "cwd": "/tmp",
-        "env": ["PATH=/bin", "ONLY=this"],
-        "user": {"uid": 1000, "gid": 1001, "umask": 0o27, "additionalGids": [9]},
-        "capabilities": cap(&["CAP_NET_RAW"]),
-        "noNewPrivileges": true,
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 99}],
-        "oomScoreAdj": 444,
-    }));
+    let file = process_file(
+        &c,
+        &json!({
+            "args": ["/bin/sh", "-c", "id -u; id -g; pwd; umask; ulimit -n; grep -e CapEff -e NoNewPrivs -e Groups /proc/self/status; env; cat /proc/self/oom_score_adj"],
+            "cwd": "/tmp",
+            "env": ["PATH=/bin", "ONLY=this"],
+            "user": {"uid": 1000, "gid": 1001, "umask": 0o27, "additionalGids": [9]},
+            "capabilities": cap(&["CAP_NET_RAW"]),
+            "noNewPrivileges": true,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 99}],
+            "oomScoreAdj": 444,
+        }),
+    );
     let out = c.exec_command(&["--process", file.to_str().expect("utf-8")], &[]);
     let mut command = out;
     let out = run(&mut command).ok().out;
@@ -105,7 +123,8 @@ fn a_process_file_says_it_all() {
     if kind() == Kind::Runw {
         assert_eq!(head[3], "0027", "{out}");
     }
-    assert_eq!(head[4], "77", "{out}");
+    // The Go of runc 1.1 raises the soft limit now and then, in a race with its own prlimit.
+    assert!(head[4] == "77" || kind() == Kind::Runc, "{out}");
     for line in ["CapEff:\t0000000000002000", "NoNewPrivs:\t1", "ONLY=this", "PATH=/bin"] {
         assert!(out.lines().any(|l| l == line), "{line} is not in {out}");
     }
@@ -127,7 +146,8 @@ fn seccomp_of_the_container_holds_for_exec() {
 
 #[test]
 fn no_new_privileges_follow() {
-    let c = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["noNewPrivileges"] = json!(false)));
+    let c =
+        Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["noNewPrivileges"] = json!(false)));
     assert!(c.sh("grep NoNewPrivs /proc/self/status").contains('0'));
     let out = c.exec(&["--no-new-privs"], &["/bin/sh", "-c", "grep NoNewPrivs /proc/self/status"]).ok();
     assert!(out.out.contains('1'), "{out:?}");
@@ -136,7 +156,8 @@ fn no_new_privileges_follow() {
 #[test]
 fn stdin_reaches_the_program() {
     let c = up();
-    let out = spawn_with_stdin(&mut c.exec_command(&[], &["/bin/sh", "-c", "cat; echo end"]), b"given\n").wait();
+    let out =
+        spawn_with_stdin(&mut c.exec_command(&[], &["/bin/sh", "-c", "cat; echo end"]), b"given\n").wait();
     assert_eq!(out.ok().out, "given\nend\n");
 }
 
@@ -148,22 +169,31 @@ fn detached_with_a_pid_file() {
     let pid: i32 = std::fs::read_to_string(file).expect("pid file").trim().parse().expect("a number");
     let command = || std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     until("the program runs", || command().starts_with("/bin/sleep"));
-    assert_eq!(std::fs::read_link(format!("/proc/{pid}/ns/pid")).expect("ns"), std::fs::read_link(format!("/proc/{}/ns/pid", c.pid())).expect("ns"));
+    assert_eq!(
+        std::fs::read_link(format!("/proc/{pid}/ns/pid")).expect("ns"),
+        std::fs::read_link(format!("/proc/{}/ns/pid", c.pid())).expect("ns")
+    );
     c.call(&["delete", "--force", &c.id]).ok();
     until("it dies with the container", || !alive(pid));
 }
 
 #[test]
 fn what_cannot_start_is_255() {
+    if differs(Kind::Crun, "own number and texts") {
+        return;
+    }
     let c = up();
     for argv in ["no-such", "/no/such", "/etc/passwd"] {
         let out = c.exec(&[], &[argv]);
-        let want = if kind() == Kind::Crun { 1 } else { 255 };
-        assert_eq!(out.code, want, "{argv}: {out:?}");
+        assert_eq!(out.code, 255, "{argv}: {out:?}");
         assert!(out.err.contains(argv), "{argv}: {out:?}");
     }
     assert_eq!(c.status(), "running");
-    assert_eq!(c.sh("ls /proc | grep -c '^[0-9]*$'").trim().parse::<u32>().expect("count"), 4, "sleep, sh, ls, grep");
+    assert_eq!(
+        c.sh("ls /proc | grep -c '^[0-9]*$'").trim().parse::<u32>().expect("count"),
+        4,
+        "sleep, sh, ls, grep"
+    );
 }
 
 #[test]
@@ -194,10 +224,15 @@ fn a_user_is_numeric() {
 #[test]
 fn signals_to_a_foreground_exec_are_forwarded() {
     let c = up();
-    let mut command = c.exec_command(&[], &["/bin/sh", "-c", "trap 'exit 33' TERM; echo up; while :; do sleep 0.05; done"]);
+    let mut command =
+        c.exec_command(&[], &["/bin/sh", "-c", "trap 'exit 33' TERM; echo up; while :; do sleep 0.05; done"]);
     let mut running = crate::harness::spawn(&mut command);
     until("up", || running.out().contains("up"));
-    rustix::process::kill_process(rustix::process::Pid::from_raw(running.pid()).expect("pid"), rustix::process::Signal::TERM).expect("kill");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(running.pid()).expect("pid"),
+        rustix::process::Signal::TERM,
+    )
+    .expect("kill");
     assert_eq!(running.wait().code, 33);
 }
 
@@ -208,17 +243,32 @@ fn preserved_descriptors() {
     std::fs::write(&file, "through 3\n").expect("write");
     let command = c.exec_command(&["--preserve-fds", "1"], &["/bin/cat", "/proc/self/fd/3"]);
     let mut shell = std::process::Command::new("/bin/sh");
-    shell.arg("-c").arg(r#"exec 3<"$0"; exec "$@""#).arg(&file).arg(command.get_program()).args(command.get_args());
+    shell
+        .arg("-c")
+        .arg(r#"exec 3<"$0"; exec "$@""#)
+        .arg(&file)
+        .arg(command.get_program())
+        .args(command.get_args());
     assert_eq!(run(&mut shell).ok().out, "through 3\n");
 }
 
 #[test]
 fn many_at_once() {
     let c = up();
-    let all: Vec<_> = (0..12).map(|i| crate::harness::spawn(&mut c.exec_command(&[], &["/bin/sh", "-c", &format!("echo {i}; exit {i}")]))).collect();
+    let all: Vec<_> = (0..12)
+        .map(|i| {
+            crate::harness::spawn(
+                &mut c.exec_command(&[], &["/bin/sh", "-c", &format!("echo {i}; exit {i}")]),
+            )
+        })
+        .collect();
     for (i, mut one) in all.into_iter().enumerate() {
         let out = one.wait();
-        assert_eq!((out.code, out.out.trim().to_owned()), (i32::try_from(i).expect("small"), i.to_string()), "{out:?}");
+        assert_eq!(
+            (out.code, out.out.trim().to_owned()),
+            (i32::try_from(i).expect("small"), i.to_string()),
+            "{out:?}"
+        );
     }
 }
 

@@ -10,7 +10,12 @@ fn open_fds(pid: i32) -> Vec<(u32, PathBuf)> {
     let mut all: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("fd directory")
         .flatten()
-        .map(|e| (e.file_name().to_string_lossy().parse().expect("a number"), std::fs::read_link(e.path()).expect("link")))
+        .map(|e| {
+            (
+                e.file_name().to_string_lossy().parse().expect("a number"),
+                std::fs::read_link(e.path()).expect("link"),
+            )
+        })
         .collect();
     all.sort();
     all
@@ -27,7 +32,9 @@ fn leaky(command: &Command, dir: &std::path::Path) -> crate::harness::Out {
 fn a_native_program_starts_with_three() {
     let c = Container::new(Bundle::sh("exec sleep 100"));
     leaky(&c.run_command(&["--detach"]), c.bundle.path()).ok();
-    until("the program runs", || std::fs::read_to_string(format!("/proc/{}/comm", c.pid())).is_ok_and(|t| t.trim() == "sleep"));
+    until("the program runs", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", c.pid())).is_ok_and(|t| t.trim() == "sleep")
+    });
     let fds = open_fds(c.pid());
     assert_eq!(fds.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1, 2], "{fds:?}");
 }
@@ -36,9 +43,15 @@ fn a_native_program_starts_with_three() {
 fn a_native_exec_starts_with_three() {
     let c = Container::up(Bundle::sh("exec sleep 100"));
     let file = c.bundle.path().join("pid");
-    leaky(&c.exec_command(&["--detach", "--pid-file", file.to_str().expect("utf-8")], &["/bin/sleep", "99"]), c.bundle.path()).ok();
+    leaky(
+        &c.exec_command(&["--detach", "--pid-file", file.to_str().expect("utf-8")], &["/bin/sleep", "99"]),
+        c.bundle.path(),
+    )
+    .ok();
     let pid: i32 = std::fs::read_to_string(file).expect("pid file").trim().parse().expect("a number");
-    until("the program runs", || std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|t| t.trim() == "sleep"));
+    until("the program runs", || {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|t| t.trim() == "sleep")
+    });
     let fds = open_fds(pid);
     assert_eq!(fds.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1, 2], "{fds:?}");
 }
@@ -87,7 +100,8 @@ fn a_wasm_init_s_descriptors_are_each_accounted_for() {
 
 fn account(pid: i32, n: u32, path: &str, rootfs: (u64, u64), c: &Container) {
     let meta = std::fs::metadata(format!("/proc/{pid}/fd/{n}")).expect("stat a descriptor");
-    let kernel_object = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[timerfd]", "anon_inode:[signalfd]"];
+    let kernel_object =
+        ["anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[timerfd]", "anon_inode:[signalfd]"];
     if kernel_object.contains(&path) || path.starts_with("socket:[") {
         return;
     }
@@ -98,6 +112,10 @@ fn account(pid: i32, n: u32, path: &str, rootfs: (u64, u64), c: &Container) {
         return;
     }
     let flags = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{n}")).expect("fdinfo");
-    let read_only = flags.lines().any(|l| l.starts_with("flags:") && l.trim_end().ends_with(|d| "04".contains(d)));
-    assert!(meta.is_file() && read_only && meta.mode() & 0o222 == 0, "{n} is not the artifact: {path} {flags}");
+    let read_only =
+        flags.lines().any(|l| l.starts_with("flags:") && l.trim_end().ends_with(|d| "04".contains(d)));
+    assert!(
+        meta.is_file() && read_only && meta.mode() & 0o222 == 0,
+        "{n} is not the artifact: {path} {flags}"
+    );
 }

@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{
-    Bundle, Container, Kind, alive, differs, kind, nothing_left, run, runtime, runw_only, spawn_with_stdin, until,
+    Bundle, Container, Kind, alive, differs, kind, nothing_left, run, runtime, runw_only, spawn_with_stdin,
+    until,
 };
 
 #[test]
@@ -68,7 +69,8 @@ fn state_says_what_engines_read() {
     if differs(Kind::Crun, "1.8 prints rootfs as it was given") {
         return;
     }
-    let mut c = Container::new(Bundle::sh("sleep 100").edit(|c| c["annotations"] = serde_json::json!({"a.b": "c"})));
+    let mut c =
+        Container::new(Bundle::sh("sleep 100").edit(|c| c["annotations"] = serde_json::json!({"a.b": "c"})));
     c.create();
     let state = c.state();
     assert_eq!(state["id"], c.id.as_str());
@@ -136,7 +138,9 @@ fn run_keep_leaves_the_container_for_delete() {
 #[test]
 fn kill_speaks_every_spelling() {
     for signal in ["TERM", "SIGTERM", "15"] {
-        let c = Container::up(Bundle::sh("trap 'echo caught; exit 0' TERM; echo up; while :; do sleep 0.05; done"));
+        let c = Container::up(Bundle::sh(
+            "trap 'echo caught; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        ));
         c.wait_out("up");
         c.kill(signal).ok();
         c.wait_out("caught").wait_stopped();
@@ -145,7 +149,8 @@ fn kill_speaks_every_spelling() {
 
 #[test]
 fn kill_defaults_to_sigterm() {
-    let c = Container::up(Bundle::sh("trap 'echo caught; exit 0' TERM; echo up; while :; do sleep 0.05; done"));
+    let c =
+        Container::up(Bundle::sh("trap 'echo caught; exit 0' TERM; echo up; while :; do sleep 0.05; done"));
     c.wait_out("up");
     c.call(&["kill", &c.id]).ok();
     c.wait_out("caught").wait_stopped();
@@ -207,7 +212,8 @@ fn the_program_reads_stdin() {
 
 #[test]
 fn foreground_run_forwards_signals() {
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::USR1, rustix::process::Signal::HUP] {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::USR1, rustix::process::Signal::HUP]
+    {
         let c = Container::new(Bundle::sh(
             "trap 'exit 11' TERM; trap 'exit 12' USR1; trap 'exit 13' HUP; echo up; while :; do sleep 0.05; done",
         ));
@@ -254,7 +260,12 @@ fn listen_fds_reach_the_program() {
 /// Lets the shell put `file` on descriptor 3 of the runtime: std can hand over only 0, 1 and 2.
 fn with_fd3<'a>(command: &'a mut Command, file: &std::path::Path) -> &'a mut Command {
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(r#"LISTEN_PID=$$; export LISTEN_PID; exec 3<"$0"; exec "$@""#).arg(file).arg(command.get_program()).args(command.get_args());
+    shell
+        .arg("-c")
+        .arg(r#"LISTEN_PID=$$; export LISTEN_PID; exec 3<"$0"; exec "$@""#)
+        .arg(file)
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             shell.env(name, value);
@@ -285,7 +296,15 @@ fn init_belongs_to_the_caller_s_subreaper() {
     let mut c = Container::new(Bundle::sh("sleep 100"));
     c.create();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", c.pid())).expect("stat");
-    let parent: i32 = stat.rsplit(')').next().expect("stat").split_whitespace().nth(1).expect("ppid").parse().expect("ppid");
+    let parent: i32 = stat
+        .rsplit(')')
+        .next()
+        .expect("stat")
+        .split_whitespace()
+        .nth(1)
+        .expect("ppid")
+        .parse()
+        .expect("ppid");
     let command = std::fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
     let name = runtime().file_name().and_then(|n| n.to_str()).expect("name").to_owned();
     assert_ne!(command.trim(), name, "init {} is still a child of the runtime", c.pid());

@@ -22,7 +22,12 @@ fn mount_at(mountinfo: &str, at: &str) -> Mount {
     let (front, back) = line.split_once(" - ").expect("the separator");
     let front: Vec<&str> = front.split(' ').collect();
     let back: Vec<&str> = back.split(' ').collect();
-    Mount { options: front[5].into(), tags: front[6..].join(" "), fs: back[0].into(), super_options: back[2].into() }
+    Mount {
+        options: front[5].into(),
+        tags: front[6..].join(" "),
+        fs: back[0].into(),
+        super_options: back[2].into(),
+    }
 }
 
 fn mounts_of(bundle: Bundle) -> String {
@@ -82,7 +87,13 @@ fn devices_and_links_of_every_container() {
         let (name, numbers) = number.split_once(' ').expect("two words");
         assert_eq!(line, format!("/dev/{name} character special file {numbers} 666"));
     }
-    for link in ["fd /proc/self/fd", "stdin /proc/self/fd/0", "stdout /proc/self/fd/1", "stderr /proc/self/fd/2", "ptmx pts/ptmx"] {
+    for link in [
+        "fd /proc/self/fd",
+        "stdin /proc/self/fd/0",
+        "stdout /proc/self/fd/1",
+        "stderr /proc/self/fd/2",
+        "ptmx pts/ptmx",
+    ] {
         assert!(out.lines().any(|l| l == link), "{link} is not in {out}");
     }
 }
@@ -96,7 +107,10 @@ fn devices_of_the_configuration() {
             {"path": "/dev/pipe", "type": "p", "fileMode": 0o622},
         ]);
     }));
-    assert_eq!(out, "character special file a:e5 640 7:8\nblock special file 7:3 600 0:0\nfifo 0:0 622 0:0\n");
+    assert_eq!(
+        out,
+        "character special file a:e5 640 7:8\nblock special file 7:3 600 0:0\nfifo 0:0 622 0:0\n"
+    );
 }
 
 #[test]
@@ -123,7 +137,11 @@ fn a_single_file_is_bound() {
     let bundle = Bundle::sh("cat /etc/given /new/place; echo changed >/etc/given");
     let file = bundle.path().join("file");
     std::fs::write(&file, "content\n").expect("write");
-    let c = Container::new(bundle.bind(&file, "/etc/given", &["bind"]).bind(&file, "/new/place", &["bind", "ro"]));
+    let c = Container::new(bundle.bind(&file, "/etc/given", &["bind"]).bind(
+        &file,
+        "/new/place",
+        &["bind", "ro"],
+    ));
     assert_eq!(c.run().ok().out, "content\ncontent\n");
     assert_eq!(std::fs::read_to_string(file).expect("read"), "changed\n");
 }
@@ -140,7 +158,11 @@ fn a_bind_s_options_are_the_mount_s() {
 fn with_submount(c: &Container, dir: &Path) -> crate::harness::Out {
     let line = r#"mount -t tmpfs sub "$0/sub" && echo deep >"$0/sub/f" && exec "$@""#;
     let command = c.run_command(&[]);
-    run(Command::new("unshare").args(["-m", "sh", "-c", line]).arg(dir).arg(command.get_program()).args(command.get_args()))
+    run(Command::new("unshare")
+        .args(["-m", "sh", "-c", line])
+        .arg(dir)
+        .arg(command.get_program())
+        .args(command.get_args()))
 }
 
 #[test]
@@ -156,7 +178,17 @@ fn rbind_takes_sub_mounts_and_bind_does_not() {
 
 #[test]
 fn propagation_words() {
-    let words = [("rprivate", ""), ("private", ""), ("rslave", "master"), ("slave", "master"), ("rshared", "shared"), ("unbindable", "unbindable")];
+    if differs(Kind::Crun, "1.8 leaves slaves without a master here") {
+        return;
+    }
+    let words = [
+        ("rprivate", ""),
+        ("private", ""),
+        ("rslave", "master"),
+        ("slave", "master"),
+        ("rshared", "shared"),
+        ("unbindable", "unbindable"),
+    ];
     for (word, tag) in words {
         let bundle = Bundle::sh(MOUNTS);
         let dir = bundle.outside("d");
@@ -164,7 +196,12 @@ fn propagation_words() {
         // A shared source, whatever this machine's root is: a bind of the directory on itself, made shared.
         let line = r#"mount --bind "$0" "$0" && mount --make-shared "$0" && exec "$@""#;
         let command = c.run_command(&[]);
-        let out = run(Command::new("unshare").args(["-m", "sh", "-c", line]).arg(&dir).arg(command.get_program()).args(command.get_args())).ok();
+        let out = run(Command::new("unshare")
+            .args(["-m", "sh", "-c", line])
+            .arg(&dir)
+            .arg(command.get_program())
+            .args(command.get_args()))
+        .ok();
         let tags = mount_at(&out.out, "/d").tags;
         assert!(if tag.is_empty() { tags.is_empty() } else { tags.contains(tag) }, "{word}: {tags:?}");
     }
@@ -172,7 +209,14 @@ fn propagation_words() {
 
 #[test]
 fn rootfs_propagation_words() {
-    for (word, tag) in [("private", ""), ("rprivate", ""), ("slave", ""), ("rslave", ""), ("shared", "shared"), ("rshared", "shared")] {
+    for (word, tag) in [
+        ("private", ""),
+        ("rprivate", ""),
+        ("slave", ""),
+        ("rslave", ""),
+        ("shared", "shared"),
+        ("rshared", "shared"),
+    ] {
         let text = mounts_of(Bundle::sh(MOUNTS).edit(|c| c["linux"]["rootfsPropagation"] = json!(word)));
         let tags = mount_at(&text, "/").tags;
         if !tag.is_empty() && kind() == Kind::Runw {
@@ -185,7 +229,10 @@ fn rootfs_propagation_words() {
 #[test]
 fn a_tmpfs_with_its_options() {
     let text = mounts_of(Bundle::sh("stat -c '%a %u' /t; cat /proc/self/mountinfo").mount(
-        "/t", "tmpfs", Path::new("tmpfs"), &["nosuid", "nodev", "noexec", "size=1024k", "mode=1750", "uid=3"],
+        "/t",
+        "tmpfs",
+        Path::new("tmpfs"),
+        &["nosuid", "nodev", "noexec", "size=1024k", "mode=1750", "uid=3"],
     ));
     assert!(text.starts_with("1750 3\n"), "{text}");
     let m = mount_at(&text, "/t");
@@ -209,7 +256,8 @@ fn an_order_of_mounts_one_over_another() {
     let bundle = Bundle::sh("cat /a/b/f; ls /a");
     let dir = bundle.outside("d");
     std::fs::write(dir.join("f"), "inner\n").expect("write");
-    let c = Container::new(bundle.mount("/a", "tmpfs", Path::new("tmpfs"), &[]).bind(&dir, "/a/b", &["bind"]));
+    let c =
+        Container::new(bundle.mount("/a", "tmpfs", Path::new("tmpfs"), &[]).bind(&dir, "/a/b", &["bind"]));
     assert_eq!(c.run().ok().out, "inner\nb\n");
 }
 
@@ -222,15 +270,18 @@ fn a_read_only_root() {
 
 #[test]
 fn a_read_only_root_cannot_be_remounted() {
-    let bundle = Bundle::sh("mount -o remount,rw / 2>/dev/null && touch /f && echo writable").edit(|c| c["root"]["readonly"] = json!(true));
+    let bundle = Bundle::sh("mount -o remount,rw / 2>/dev/null && touch /f && echo writable")
+        .edit(|c| c["root"]["readonly"] = json!(true));
     let c = Container::new(bundle);
     assert!(!c.run().out.contains("writable"));
 }
 
 #[test]
 fn masked_paths_hide() {
-    let bundle = Bundle::sh("cat /secret; ls /hidden; cat /proc/kcore | head -c1 | wc -c; echo x >/secret; cat /secret")
-        .edit(|c| c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/proc/kcore", "/no/such/path"]));
+    let bundle = Bundle::sh(
+        "cat /secret; ls /hidden; cat /proc/kcore | head -c1 | wc -c; echo x >/secret; cat /secret",
+    )
+    .edit(|c| c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/proc/kcore", "/no/such/path"]));
     std::fs::write(bundle.rootfs().join("secret"), "SECRET\n").expect("write");
     std::fs::create_dir(bundle.rootfs().join("hidden")).expect("mkdir");
     std::fs::write(bundle.rootfs().join("hidden/f"), "SECRET\n").expect("write");
@@ -255,7 +306,10 @@ fn links_of_the_image_do_not_lead_out() {
         symlink(link, bundle.rootfs().join("trap")).expect("symlink");
         let c = Container::new(bundle);
         let out = c.run();
-        assert!(!Path::new("/runw-test-target").exists() && !Path::new("/etc/runw-test-target").exists(), "{link}: {out:?}");
+        assert!(
+            !Path::new("/runw-test-target").exists() && !Path::new("/etc/runw-test-target").exists(),
+            "{link}: {out:?}"
+        );
         assert!(!out.err.contains("panic"), "{link}: {out:?}");
         nothing_left(&c);
         drop(host);
@@ -307,33 +361,36 @@ fn a_masked_path_that_is_a_link_masks_nothing_outside() {
 /// CVE-2025-31133 and CVE-2025-52565: /dev/null and /dev/console of the image are not what is bound from.
 #[test]
 fn a_planted_dev_null_masks_with_the_real_one() {
-    if differs(Kind::Runc, "1.1.5 has the hole and hangs") {
+    if differs(Kind::Runc, "1.1.5 has the hole") || differs(Kind::Crun, "1.8 has the hole") {
         return;
     }
-    let bundle = Bundle::sh("cat /secret | wc -c; ls -l /dev/null | cut -c1; ls -lL /dev/null | cut -c1")
-        .edit(|c| {
-            c["linux"]["maskedPaths"] = json!(["/secret"]);
-            let mounts = c["mounts"].as_array_mut().expect("mounts");
-            mounts.retain(|m| !m["destination"].as_str().is_some_and(|d| d.starts_with("/dev")));
-        });
+    let bundle = Bundle::sh("head -c 100 /secret; echo planted >/secret").edit(|c| {
+        c["linux"]["maskedPaths"] = json!(["/secret"]);
+        let mounts = c["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|m| !m["destination"].as_str().is_some_and(|d| d.starts_with("/dev")));
+    });
     std::fs::write(bundle.rootfs().join("secret"), "SECRET\n").expect("write");
     symlink("/etc/passwd", bundle.rootfs().join("dev/null")).expect("symlink");
     let c = Container::new(bundle);
     let out = c.run();
     assert!(!out.out.contains("SECRET"), "{out:?}");
-    let passwd = std::fs::metadata(c.bundle.rootfs().join("etc/passwd")).expect("stat");
-    assert!(passwd.is_file() && passwd.mode() & 0o777 == 0o644 || out.code != 0, "{out:?}");
+    let passwd = std::fs::read_to_string(c.bundle.rootfs().join("etc/passwd")).expect("read");
+    assert!(!passwd.contains("planted"), "the mask leads to /etc/passwd: {out:?}");
     nothing_left(&c);
 }
 
 #[test]
 fn mount_points_are_made_with_sane_modes() {
+    if differs(Kind::Crun, "1.8 makes them sticky") {
+        return;
+    }
     let bundle = Bundle::sh("stat -c '%a %F' /made /made/by /made/by/runtime /file/made");
     let dir = bundle.outside("d");
     std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).expect("chmod");
     let file = bundle.path().join("f");
     std::fs::write(&file, "").expect("write");
-    let out = mounts_of(bundle.bind(&dir, "/made/by/runtime", &["bind"]).bind(&file, "/file/made", &["bind"]));
+    let out =
+        mounts_of(bundle.bind(&dir, "/made/by/runtime", &["bind"]).bind(&file, "/file/made", &["bind"]));
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[..3], ["755 directory"; 3], "{out}");
     assert!(lines[3].ends_with("regular empty file"), "{out}");
@@ -346,7 +403,12 @@ fn cgroup_mount_shows_only_the_container() {
     let mut bundle = bundle;
     let has_mount = bundle.config["mounts"].as_array().expect("mounts").iter().any(|m| m["type"] == "cgroup");
     if !has_mount {
-        bundle = bundle.mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &["nosuid", "noexec", "nodev", "relatime", "ro"]);
+        bundle = bundle.mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            Path::new("cgroup"),
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        );
     }
     let out = mounts_of(bundle);
     assert!(out.contains("\n77\n"), "the container's own limit is not at the top of its cgroup mount: {out}");
@@ -367,7 +429,9 @@ fn a_sticky_world_writable_source_is_no_trap() {
 
 #[test]
 fn an_idmapped_bind() {
-    if differs(Kind::Runc, "1.1 has no idmapped mounts") || differs(Kind::Crun, "1.8 takes them by an option of its own") {
+    if differs(Kind::Runc, "1.1 has no idmapped mounts")
+        || differs(Kind::Crun, "1.8 takes them by an option of its own")
+    {
         return;
     }
     let bundle = Bundle::sh("stat -c %u:%g /d/f; touch /d/new").user_namespace();

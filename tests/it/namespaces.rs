@@ -9,7 +9,12 @@ use serde_json::json;
 use crate::harness::{Bundle, Container, Kind, Running, differs, nothing_left, spawn, until};
 
 const FILES: [(&str, &str); 7] = [
-    ("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("mount", "mnt"), ("cgroup", "cgroup"),
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("mount", "mnt"),
+    ("cgroup", "cgroup"),
     ("user", "user"),
 ];
 
@@ -47,7 +52,9 @@ fn host_of_namespaces(flags: &[&str]) -> (Running, i32) {
 
 #[test]
 fn namespaces_are_joined_by_path() {
-    for (kind, file, flag) in [("network", "net", "-n"), ("ipc", "ipc", "-i"), ("uts", "uts", "-u"), ("cgroup", "cgroup", "-C")] {
+    for (kind, file, flag) in
+        [("network", "net", "-n"), ("ipc", "ipc", "-i"), ("uts", "uts", "-u"), ("cgroup", "cgroup", "-C")]
+    {
         let (_host, pid) = host_of_namespaces(&[flag]);
         let path = format!("/proc/{pid}/ns/{file}");
         let mut bundle = Bundle::sh("exec sleep 100").namespace(kind, Some(Path::new(&path)));
@@ -99,7 +106,9 @@ fn without_a_pid_namespace() {
 
 #[test]
 fn a_user_namespace_maps_ids() {
-    let bundle = Bundle::sh("id -u; cat /proc/self/uid_map /proc/self/gid_map; touch /tmp/f; stat -c %u /tmp/f").user_namespace();
+    let bundle =
+        Bundle::sh("id -u; cat /proc/self/uid_map /proc/self/gid_map; touch /tmp/f; stat -c %u /tmp/f")
+            .user_namespace();
     std::os::unix::fs::chown(bundle.rootfs().join("tmp"), Some(100_000), Some(100_000)).expect("chown");
     let c = Container::new(bundle);
     let out = c.run().ok().out;
@@ -145,7 +154,8 @@ fn a_user_namespace_is_joined() {
     }
     let owner = Container::up(Bundle::sh("exec sleep 100").user_namespace());
     let path = |file: &str| PathBuf::from(format!("/proc/{}/ns/{file}", owner.pid()));
-    let bundle = Bundle::sh("id -u; cat /proc/self/uid_map; exec sleep 100").namespace("user", Some(&path("user")));
+    let bundle =
+        Bundle::sh("id -u; cat /proc/self/uid_map; exec sleep 100").namespace("user", Some(&path("user")));
     let c = Container::up(bundle);
     c.wait_out("65536");
     assert_eq!(link_of(&c, "user"), link_of(&owner, "user"));
@@ -153,7 +163,9 @@ fn a_user_namespace_is_joined() {
 
 #[test]
 fn a_time_namespace_with_offsets() {
-    if differs(Kind::Runc, "1.1 knows no time namespace") || differs(Kind::Crun, "1.8 sets the offsets from 1.0.2-dev on only") {
+    if differs(Kind::Runc, "1.1 knows no time namespace")
+        || differs(Kind::Crun, "1.8 sets the offsets from 1.0.2-dev on only")
+    {
         return;
     }
     let c = Container::new(Bundle::sh("cat /proc/self/timens_offsets; cut -d. -f1 /proc/uptime").namespace("time", None).edit(|c| {
@@ -174,9 +186,11 @@ fn a_cgroup_namespace_is_rooted_at_the_container() {
 
 #[test]
 fn a_new_network_has_a_loopback_that_is_up() {
-    let out = Container::new(Bundle::sh("ip addr show lo; ping -c1 -w2 127.0.0.1 >/dev/null && echo pong").edit(|c| {
-        c["process"]["capabilities"] = crate::harness::cap(&["CAP_NET_RAW"]);
-    }))
+    let out = Container::new(
+        Bundle::sh("ip addr show lo; ping -c1 -w2 127.0.0.1 >/dev/null && echo pong").edit(|c| {
+            c["process"]["capabilities"] = crate::harness::cap(&["CAP_NET_RAW"]);
+        }),
+    )
     .run()
     .ok()
     .out;
@@ -191,4 +205,30 @@ fn without_a_mount_namespace_it_is_refused() {
     let mut c = Container::new(Bundle::sh("true").without_namespace("mount"));
     assert_eq!(c.create_with(&[]).code, 1);
     nothing_left(&c);
+}
+
+/// A terminal or pipe may be given to the container's user; a device node of the host may not.
+#[test]
+fn the_host_s_dev_null_keeps_its_owner() {
+    if differs(Kind::Crun, "1.8 hands it to the container's root") {
+        return;
+    }
+    let c = Container::new(Bundle::sh("echo x >/dev/null").user_namespace());
+    let null = || {
+        std::process::Stdio::from(
+            std::fs::File::options().read(true).write(true).open("/dev/null").expect("open"),
+        )
+    };
+    let before = std::fs::metadata("/dev/null").expect("stat").uid();
+    assert!(
+        c.run_command(&["--detach"])
+            .stdin(null())
+            .stdout(null())
+            .stderr(null())
+            .status()
+            .expect("run")
+            .success()
+    );
+    c.wait_stopped();
+    assert_eq!(std::fs::metadata("/dev/null").expect("stat").uid(), before);
 }

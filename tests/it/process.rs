@@ -35,7 +35,8 @@ fn no_groups_of_the_caller_remain() {
 
 #[test]
 fn umask_is_set() {
-    let bundle = Bundle::sh("umask; touch /tmp/f; stat -c %a /tmp/f").edit(|c| c["process"]["user"]["umask"] = json!(0o27));
+    let bundle = Bundle::sh("umask; touch /tmp/f; stat -c %a /tmp/f")
+        .edit(|c| c["process"]["user"]["umask"] = json!(0o27));
     assert_eq!(Container::new(bundle).run().ok().out, "0027\n640\n");
 }
 
@@ -66,7 +67,9 @@ fn the_five_capability_sets_are_each_their_own() {
 
 #[test]
 fn root_s_capabilities_end_at_the_bounding_set() {
-    let status = status_of(Bundle::sh(STATUS).edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"])));
+    let status = status_of(
+        Bundle::sh(STATUS).edit(|c| c["process"]["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"])),
+    );
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(field(&status, set), "0000000000000021", "{set}");
     }
@@ -97,7 +100,8 @@ fn may_raise_limits() -> bool {
 fn wanted_limits(i: usize, label: &str) -> (u64, u64) {
     let own = std::fs::read_to_string("/proc/self/limits").expect("limits");
     let line = own.lines().find(|l| l.starts_with(label)).expect("a limit");
-    let ceiling = line[label.len()..].split_whitespace().nth(1).and_then(|w| w.parse().ok()).unwrap_or(u64::MAX);
+    let ceiling =
+        line[label.len()..].split_whitespace().nth(1).and_then(|w| w.parse().ok()).unwrap_or(u64::MAX);
     let roomy = 1_000_000_000 + 10 * i as u64;
     let hard = if label == "Max open files" { 2000 } else { roomy };
     let hard = if may_raise_limits() { hard } else { hard.min(ceiling) };
@@ -155,17 +159,33 @@ fn an_unknown_syscall_name_in_the_filter_is_ignored() {
 #[test]
 fn rlimits_of_every_kind() {
     let kinds = [
-        ("CPU", "Max cpu time"), ("FSIZE", "Max file size"), ("DATA", "Max data size"), ("STACK", "Max stack size"),
-        ("CORE", "Max core file size"), ("RSS", "Max resident set"), ("NPROC", "Max processes"),
-        ("NOFILE", "Max open files"), ("MEMLOCK", "Max locked memory"), ("AS", "Max address space"),
-        ("LOCKS", "Max file locks"), ("SIGPENDING", "Max pending signals"), ("MSGQUEUE", "Max msgqueue size"),
-        ("NICE", "Max nice priority"), ("RTPRIO", "Max realtime priority"), ("RTTIME", "Max realtime timeout"),
+        ("CPU", "Max cpu time"),
+        ("FSIZE", "Max file size"),
+        ("DATA", "Max data size"),
+        ("STACK", "Max stack size"),
+        ("CORE", "Max core file size"),
+        ("RSS", "Max resident set"),
+        ("NPROC", "Max processes"),
+        ("NOFILE", "Max open files"),
+        ("MEMLOCK", "Max locked memory"),
+        ("AS", "Max address space"),
+        ("LOCKS", "Max file locks"),
+        ("SIGPENDING", "Max pending signals"),
+        ("MSGQUEUE", "Max msgqueue size"),
+        ("NICE", "Max nice priority"),
+        ("RTPRIO", "Max realtime priority"),
+        ("RTTIME", "Max realtime timeout"),
     ];
-    let limits: Vec<Value> = kinds.iter().enumerate().map(|(i, (name, label))| {
-        let (soft, hard) = wanted_limits(i, label);
-        json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard})
-    }).collect();
-    let text = status_of(Bundle::sh("cat /proc/self/limits").edit(|c| c["process"]["rlimits"] = json!(limits)));
+    let limits: Vec<Value> = kinds
+        .iter()
+        .enumerate()
+        .map(|(i, (name, label))| {
+            let (soft, hard) = wanted_limits(i, label);
+            json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard})
+        })
+        .collect();
+    let text =
+        status_of(Bundle::sh("cat /proc/self/limits").edit(|c| c["process"]["rlimits"] = json!(limits)));
     for (i, (_, label)) in kinds.iter().enumerate() {
         let line = text.lines().find(|l| l.starts_with(label)).unwrap_or_else(|| panic!("{label}: {text}"));
         let (soft, hard) = wanted_limits(i, label);
@@ -185,15 +205,22 @@ fn a_rlimit_may_be_infinite() {
 
 #[test]
 fn cwd_is_entered_and_made() {
-    let bundle = Bundle::sh("pwd; ls -d /made/on/the/way").edit(|c| c["process"]["cwd"] = json!("/made/on/the/way"));
+    let bundle =
+        Bundle::sh("pwd; ls -d /made/on/the/way").edit(|c| c["process"]["cwd"] = json!("/made/on/the/way"));
     assert_eq!(Container::new(bundle).run().ok().out, "/made/on/the/way\n/made/on/the/way\n");
 }
 
 #[test]
 fn env_is_exactly_the_spec_s_in_order() {
-    let c = Container::new(
-        Bundle::new(&["/bin/env"]).env(&["PATH=/bin", "Z=1", "A=2", "EMPTY=", "SPACE=a b", "EQ=a=b", "HOME=/somewhere"]),
-    );
+    let c = Container::new(Bundle::new(&["/bin/env"]).env(&[
+        "PATH=/bin",
+        "Z=1",
+        "A=2",
+        "EMPTY=",
+        "SPACE=a b",
+        "EQ=a=b",
+        "HOME=/somewhere",
+    ]));
     let out = c.run().ok().out;
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines, ["PATH=/bin", "Z=1", "A=2", "EMPTY=", "SPACE=a b", "EQ=a=b", "HOME=/somewhere"]);
@@ -201,6 +228,9 @@ fn env_is_exactly_the_spec_s_in_order() {
 
 #[test]
 fn home_comes_from_passwd_when_it_is_not_given() {
+    if differs(Kind::Crun, "1.8 sets none for a user it does not find") {
+        return;
+    }
     for (uid, home) in [(0, "/root"), (1000, "/home"), (4242, "/")] {
         let c = Container::new(Bundle::new(&["/bin/env"]).env(&["PATH=/bin"]).edit(|c| {
             c["process"]["user"] = json!({"uid": uid, "gid": uid});
@@ -240,9 +270,10 @@ fn hostname_and_domainname() {
 
 #[test]
 fn sysctls_are_set() {
-    let c = Container::new(Bundle::sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax").edit(|c| {
-        c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.msgmax": "4096"});
-    }));
+    let c =
+        Container::new(Bundle::sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax").edit(|c| {
+            c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.msgmax": "4096"});
+        }));
     assert_eq!(c.run().ok().out, "1\n4096\n");
 }
 
@@ -285,7 +316,8 @@ fn signals_are_not_ignored_or_blocked() {
 
 #[test]
 fn the_program_is_pid_1_and_leads_its_session() {
-    let c = Container::new(Bundle::sh("echo $$; cut -d' ' -f5,6 /proc/self/stat; cut -d' ' -f5,6 /proc/1/stat"));
+    let c =
+        Container::new(Bundle::sh("echo $$; cut -d' ' -f5,6 /proc/self/stat; cut -d' ' -f5,6 /proc/1/stat"));
     let out = c.run().ok().out;
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!((lines[0], lines[2]), ("1", "1 1"), "{out}");
@@ -293,10 +325,14 @@ fn the_program_is_pid_1_and_leads_its_session() {
 
 #[test]
 fn personality_is_applied() {
-    if differs(Kind::Runc, "1.1 knows no personality") || differs(Kind::Crun, "uname -m is not shown by LINUX32 here") {
+    if differs(Kind::Runc, "1.1 knows no personality")
+        || differs(Kind::Crun, "uname -m is not shown by LINUX32 here")
+    {
         return;
     }
-    let c = Container::new(Bundle::sh("uname -m").edit(|c| c["linux"]["personality"] = json!({"domain": "LINUX32"})));
+    let c = Container::new(
+        Bundle::sh("uname -m").edit(|c| c["linux"]["personality"] = json!({"domain": "LINUX32"})),
+    );
     assert_eq!(c.run().ok().out, "i686\n");
 }
 

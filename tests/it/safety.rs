@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, cap, differs, kind, long, nothing_left, run, runtime, runw_only, skip, spawn};
+use crate::harness::{
+    Bundle, Container, Kind, cap, differs, kind, long, nothing_left, run, runtime, runw_only, skip, spawn,
+};
 
 /// True, with a skip, when strace cannot inject here.
 fn no_strace() -> bool {
-    let probe = run(Command::new("strace").args(["-o", "/dev/null", "-e", "inject=getppid:error=EIO", "/bin/true"]));
+    let probe =
+        run(Command::new("strace").args(["-o", "/dev/null", "-e", "inject=getppid:error=EIO", "/bin/true"]));
     let no = probe.code != 0;
     if no {
         skip("strace cannot inject on this machine");
@@ -71,22 +74,24 @@ fn killed_at_each_system_call_delete_force_cleans_up() {
     }
 }
 
+/// Whatever may fail between the first look at the bundle and the last word to the caller.
+const CALLS: &str = "mkdir mkdirat openat open openat2 write writev pwrite64 clone3 clone socketpair pipe2 sendmsg \
+    sendto recvmsg recvfrom read rename renameat renameat2 open_tree move_mount mount_setattr mount \
+    fsopen fsmount prlimit64 bind listen connect socket chmod fchmod fchmodat flock seccomp poll \
+    ppoll pidfd_open unlink unlinkat fsync ftruncate bpf statfs fstatfs readlink readlinkat \
+    getdents64 setns unshare symlinkat";
+
 #[test]
 fn each_call_of_the_runtime_made_to_fail() {
     if runw_only("such a promise") || no_strace() {
         return;
     }
-    let names = [
-        "mkdir", "mkdirat", "openat", "open", "openat2", "write", "writev", "pwrite64", "clone3", "clone", "socketpair", "pipe2", "sendmsg", "sendto",
-        "recvmsg", "recvfrom", "read", "rename", "renameat", "renameat2", "open_tree", "move_mount", "mount_setattr", "mount", "fsopen", "fsmount",
-        "prlimit64", "bind", "listen", "connect", "socket", "chmod", "fchmod", "fchmodat", "flock", "seccomp", "poll", "ppoll", "pidfd_open",
-        "unlink", "unlinkat", "fsync", "ftruncate", "bpf", "statfs", "fstatfs", "readlink", "readlinkat", "getdents64", "setns", "unshare", "symlinkat",
-    ];
     let most = if long() { usize::MAX } else { 3 };
-    for name in names {
+    for name in CALLS.split_whitespace() {
         let total = count_calls(Bundle::sh("exec sleep 100"), name);
         // First, last and middle calls say most; `make test-all` takes each.
-        let picks: Vec<usize> = if total <= most { (1..=total).collect() } else { vec![1, total / 2 + 1, total] };
+        let picks: Vec<usize> =
+            if total <= most { (1..=total).collect() } else { vec![1, total / 2 + 1, total] };
         for n in picks {
             let c = Container::new(Bundle::sh("exec sleep 100"));
             let out = injected(&c, &format!("{name}:error=EIO:when={n}"));
@@ -101,8 +106,10 @@ fn each_call_of_the_runtime_made_to_fail() {
     }
 }
 
+type Edit = fn(&mut Value);
+
 /// Each breaks one step that the container's own process takes, from its first to its last.
-fn broken_steps() -> Vec<(&'static str, fn(&mut Value))> {
+fn broken_steps() -> Vec<(&'static str, Edit)> {
     fn mount(c: &mut Value, m: Value) {
         c["mounts"].as_array_mut().expect("mounts").push(m);
     }
@@ -112,16 +119,34 @@ fn broken_steps() -> Vec<(&'static str, fn(&mut Value))> {
             c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 5, "hostID": 5, "size": 10}]);
             c["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 10}]);
         }),
-        ("a mount", |c| mount(c, json!({"destination": "/x", "type": "tmpfs", "source": "t", "options": ["size=nonsense"]}))),
-        ("a mount on a file", |c| mount(c, json!({"destination": "/etc/passwd/x", "type": "tmpfs", "source": "t"}))),
-        ("a bind on the wrong kind", |c| mount(c, json!({"destination": "/etc", "type": "bind", "source": "/etc/passwd", "options": ["bind"]}))),
-        ("a device", |c| c["linux"]["devices"] = json!([{"path": "/etc/passwd/dev", "type": "c", "major": 1, "minor": 3}])),
-        ("a device type", |c| c["linux"]["devices"] = json!([{"path": "/dev/x", "type": "z", "major": 1, "minor": 3}])),
+        ("a mount", |c| {
+            mount(
+                c,
+                json!({"destination": "/x", "type": "tmpfs", "source": "t", "options": ["size=nonsense"]}),
+            )
+        }),
+        ("a mount on a file", |c| {
+            mount(c, json!({"destination": "/etc/passwd/x", "type": "tmpfs", "source": "t"}))
+        }),
+        ("a bind on the wrong kind", |c| {
+            mount(
+                c,
+                json!({"destination": "/etc", "type": "bind", "source": "/etc/passwd", "options": ["bind"]}),
+            )
+        }),
+        ("a device", |c| {
+            c["linux"]["devices"] = json!([{"path": "/etc/passwd/dev", "type": "c", "major": 1, "minor": 3}])
+        }),
+        ("a device type", |c| {
+            c["linux"]["devices"] = json!([{"path": "/dev/x", "type": "z", "major": 1, "minor": 3}])
+        }),
         ("a sysctl", |c| c["linux"]["sysctl"] = json!({"net.ipv4.no_such_thing": "1"})),
         ("a sysctl's value", |c| c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "nonsense"})),
         ("the host name", |c| c["hostname"] = json!("x".repeat(65))),
         ("a read-only path below a file", |c| c["linux"]["readonlyPaths"] = json!(["/etc/passwd/x"])),
-        ("a rlimit", |c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 20, "hard": 10}])),
+        ("a rlimit", |c| {
+            c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 20, "hard": 10}])
+        }),
         ("the cwd", |c| c["process"]["cwd"] = json!("/etc/passwd")),
         ("the user", |c| {
             c["linux"]["namespaces"].as_array_mut().expect("ns").push(json!({"type": "user"}));
@@ -161,7 +186,9 @@ fn each_step_of_the_container_made_to_fail() {
 
 #[test]
 fn two_creates_of_one_id_exactly_one_wins() {
-    if differs(Kind::Runc, "1.1 has no lock between its check and its mkdir") || differs(Kind::Crun, "1.8 has the same race") {
+    if differs(Kind::Runc, "1.1 has no lock between its check and its mkdir")
+        || differs(Kind::Crun, "1.8 has the same race")
+    {
         return;
     }
     for _ in 0..if long() { 50 } else { 6 } {
@@ -199,9 +226,18 @@ const OVERWRITE: &str = "for p in /proc/[0-9]*; do \
 #[test]
 fn the_binary_cannot_be_overwritten_from_inside() {
     let before = std::fs::read(runtime()).expect("the runtime's file");
-    let everything = cap(&["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_CHOWN"]);
+    let everything = cap(&[
+        "CAP_SYS_ADMIN",
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_OVERRIDE",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_FOWNER",
+        "CAP_CHOWN",
+    ]);
     // While the runtime itself is pid 1, waiting for start.
-    let mut c = Container::new(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = everything.clone()));
+    let mut c = Container::new(
+        Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = everything.clone()),
+    );
     c.create();
     if kind() != Kind::Crun {
         let out = c.exec(&[], &["/bin/sh", "-c", OVERWRITE]);
@@ -225,10 +261,13 @@ fn the_binary_cannot_be_overwritten_from_inside() {
 #[test]
 fn a_neighbour_cannot_keep_the_binary_for_later() {
     let before = std::fs::read(runtime()).expect("the runtime's file");
-    let caps = cap(&["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_KILL"]);
-    let neighbour = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = caps.clone()));
+    let caps =
+        cap(&["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_KILL"]);
+    let neighbour =
+        Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = caps.clone()));
     let ns = format!("/proc/{}/ns/pid", neighbour.pid());
-    let mut victim = Container::new(Bundle::sh("exec sleep 100").namespace("pid", Some(std::path::Path::new(&ns))));
+    let mut victim =
+        Container::new(Bundle::sh("exec sleep 100").namespace("pid", Some(std::path::Path::new(&ns))));
     victim.create();
     let line = "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ $p = /proc/$$ ] || exec 3<$p/exe; done 2>/dev/null; echo holding; \
                 sleep 1; (echo broken >/proc/self/fd/3) 2>&1; echo done";

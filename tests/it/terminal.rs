@@ -1,11 +1,10 @@
 //! Terminals: the console socket of engines, and the pty of our own for a person in the foreground.
 
 use std::io::Write;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, ConsoleSocket, Container, Kind, differs, nothing_left, run, runtime};
+use crate::harness::{Bundle, ConsoleSocket, Container, Kind, differs, nothing_left, run_script, runtime};
 
 fn tty(text: &str) -> Bundle {
     Bundle::sh(text).edit(|c| c["process"]["terminal"] = json!(true))
@@ -16,7 +15,9 @@ fn console_socket_gets_the_master() {
     if differs(Kind::Crun, "1.8 sends no name") {
         return;
     }
-    let mut c = Container::new(tty("tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; read x; echo got $x"));
+    let mut c = Container::new(tty(
+        "tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; read x; echo got $x",
+    ));
     let socket = ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
     let (mut master, name) = socket.receive();
@@ -43,7 +44,8 @@ fn console_size_is_set() {
 
 #[test]
 fn the_terminal_controls_the_session() {
-    let mut c = Container::new(tty("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.05; done"));
+    let mut c =
+        Container::new(tty("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.05; done"));
     let socket = ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
     let (mut master, _) = socket.receive();
@@ -67,12 +69,8 @@ fn exec_over_a_console_socket() {
 
 /// `script` gives the runtime a terminal of its own, as a person's shell does.
 fn in_a_terminal(c: &Container, words: &str) -> crate::harness::Out {
-    let line = format!(
-        "stty rows 37 cols 99; {} --root {} {words}",
-        runtime().display(),
-        c.root().display()
-    );
-    run(Command::new("script").args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm"))
+    let line = format!("stty rows 37 cols 99; {} --root {} {words}", runtime().display(), c.root().display());
+    run_script(&line)
 }
 
 #[test]
@@ -98,7 +96,7 @@ fn foreground_run_restores_the_caller_s_terminal() {
         root = c.root().display(),
         id = c.id,
     );
-    run(Command::new("script").args(["-qefc", &line, "/dev/null"])).ok();
+    run_script(&line).ok();
     let read = |f: &str| std::fs::read_to_string(c.bundle.path().join(f)).expect("stty output");
     assert_eq!(read("before"), read("after"));
 }
@@ -124,6 +122,6 @@ fn window_changes_reach_the_container() {
         dir = c.bundle.path().display(),
         id = c.id,
     );
-    let out = run(Command::new("timeout").args(["20", "script", "-qefc", &line, "/dev/null"]));
+    let out = run_script(&line);
     assert!(out.out.contains("41 77"), "{out:?}");
 }

@@ -43,7 +43,11 @@ impl Unified {
         let file = self.c.bundle.path().join("out");
         let mut command = self.inside(&self.c.run_command(&["--detach"]));
         let err = std::fs::File::create(self.c.bundle.path().join("err")).expect("file");
-        let status = command.stdin(std::process::Stdio::null()).stdout(std::fs::File::create(file).expect("file")).stderr(err).status();
+        let status = command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::fs::File::create(file).expect("file"))
+            .stderr(err)
+            .status();
         let text = std::fs::read_to_string(self.c.bundle.path().join("err")).expect("err");
         assert!(status.expect("run").success(), "{text}");
     }
@@ -53,7 +57,8 @@ impl Unified {
     }
 
     fn status(&self) -> String {
-        let state: serde_json::Value = serde_json::from_str(&self.call(&["state", &self.c.id]).ok().out).expect("json");
+        let state: serde_json::Value =
+            serde_json::from_str(&self.call(&["state", &self.c.id]).ok().out).expect("json");
         state["status"].as_str().expect("status").to_owned()
     }
 
@@ -97,7 +102,8 @@ fn a_frozen_container_is_paused_and_can_be_killed() {
     let Some(u) = Unified::new(Bundle::sh("exec sleep 100")) else { return };
     u.up();
     std::fs::write(u.cgroup().join("cgroup.freeze"), "1").expect("freeze");
-    let frozen = || std::fs::read_to_string(u.cgroup().join("cgroup.events")).is_ok_and(|t| t.contains("frozen 1"));
+    let frozen =
+        || std::fs::read_to_string(u.cgroup().join("cgroup.events")).is_ok_and(|t| t.contains("frozen 1"));
     until("frozen", frozen);
     assert_eq!(u.status(), "paused");
     u.call(&["delete", "--force", &u.c.id]).ok();
@@ -117,12 +123,18 @@ fn kill_all_reaches_every_process() {
 
 #[test]
 fn a_pid_namespace_of_the_host_is_swept() {
-    let Some(u) = Unified::new(Bundle::sh("sleep 1000 & sleep 1001 & exec sleep 1002").without_namespace("pid")) else { return };
+    let Some(u) =
+        Unified::new(Bundle::sh("sleep 1000 & sleep 1001 & exec sleep 1002").without_namespace("pid"))
+    else {
+        return;
+    };
     u.up();
     until("three processes", || u.procs().len() == 3);
     u.call(&["delete", "--force", &u.c.id]).ok();
     until("none is left", || u.procs().is_empty());
-    assert!(!u.cgroup().exists());
+    // runc 1.1 does not wait for the dying members before it removes the directory.
+    assert!(!u.cgroup().exists() || kind() == Kind::Runc);
+    let _ = std::fs::remove_dir(u.cgroup());
 }
 
 #[test]
@@ -140,10 +152,16 @@ fn the_device_filter_holds() {
 
 #[test]
 fn the_cgroup_mount_shows_the_container_only() {
-    let mut bundle = Bundle::sh("cat /sys/fs/cgroup/cgroup.procs; stat -fc %T /sys/fs/cgroup; exec sleep 100");
+    let mut bundle =
+        Bundle::sh("cat /sys/fs/cgroup/cgroup.procs; stat -fc %T /sys/fs/cgroup; exec sleep 100");
     let has = bundle.config["mounts"].as_array().expect("mounts").iter().any(|m| m["type"] == "cgroup");
     if !has {
-        bundle = bundle.mount("/sys/fs/cgroup", "cgroup", std::path::Path::new("cgroup"), &["nosuid", "noexec", "nodev", "ro"]);
+        bundle = bundle.mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            std::path::Path::new("cgroup"),
+            &["nosuid", "noexec", "nodev", "ro"],
+        );
     }
     let Some(u) = Unified::new(bundle) else { return };
     u.up();

@@ -21,12 +21,21 @@ fn hello_in_every_language_and_world() {
         return;
     }
     let table = [
-        ("hello.wasm", "c"), ("hello-component.wasm", "c"), ("rust-p1.wasm", "rust"), ("rust-p2.wasm", "rust"), ("go.wasm", "go"),
+        ("hello.wasm", "c"),
+        ("hello-component.wasm", "c"),
+        ("rust-p1.wasm", "rust"),
+        ("rust-p2.wasm", "rust"),
+        ("go.wasm", "go"),
     ];
     for (name, language) in table {
         let c = Container::new(Bundle::wasm(name, &[]));
         let out = c.run();
-        assert_eq!((out.code, out.out), (0, format!("hello from wasm ({language})\n")), "{name}: {}", out.err);
+        assert_eq!(
+            (out.code, out.out),
+            (0, format!("hello from wasm ({language})\n")),
+            "{name}: {}",
+            out.err
+        );
         nothing_left(&c);
     }
 }
@@ -37,7 +46,8 @@ fn arguments_and_environment_are_the_spec_s() {
         return;
     }
     for name in PROBES {
-        let c = Container::new(Bundle::wasm(name, &["env", "args", "two words", ""]).env(&["B=2", "A=1", "E="]));
+        let c =
+            Container::new(Bundle::wasm(name, &["env", "args", "two words", ""]).env(&["B=2", "A=1", "E="]));
         let out = run(c.run_command(&[]).env("FROM_THE_HOST", "x")).ok().out;
         assert_eq!(
             out,
@@ -69,7 +79,12 @@ fn a_trap_is_134_with_a_backtrace() {
     if runw_only("wasm") {
         return;
     }
-    for (name, step) in [("probe.wasm", "trap"), ("probe-component.wasm", "trap"), ("rust-p1.wasm", "panic"), ("rust-p2.wasm", "panic")] {
+    for (name, step) in [
+        ("probe.wasm", "trap"),
+        ("probe-component.wasm", "trap"),
+        ("rust-p1.wasm", "panic"),
+        ("rust-p2.wasm", "panic"),
+    ] {
         let c = Container::new(Bundle::wasm(name, &[step]));
         let out = c.run();
         assert_eq!(out.code, 134, "{name}: {out:?}");
@@ -86,7 +101,11 @@ fn stdio_reaches_the_guest() {
     for name in PROBES {
         let c = Container::new(Bundle::wasm(name, &["say", "out", "err", "to-stderr", "cat"]));
         let out = spawn_with_stdin(&mut c.run_command(&[]), b"given\nlines\n").wait();
-        assert_eq!((out.code, out.out.as_str(), out.err.as_str()), (0, "out\ngiven\nlines\n", "to-stderr\n"), "{name}");
+        assert_eq!(
+            (out.code, out.out.as_str(), out.err.as_str()),
+            (0, "out\ngiven\nlines\n", "to-stderr\n"),
+            "{name}"
+        );
     }
 }
 
@@ -137,7 +156,10 @@ fn the_whole_lifecycle() {
     assert_eq!(c.status(), "running");
     let pid = c.pid();
     let title = std::fs::read(format!("/proc/{pid}/cmdline")).expect("cmdline");
-    assert_eq!(String::from_utf8_lossy(&title).trim_end_matches('\0').replace('\0', " "), "/app.wasm say ran sleep 100");
+    assert_eq!(
+        String::from_utf8_lossy(&title).trim_end_matches('\0').replace('\0', " "),
+        "/app.wasm say ran sleep 100"
+    );
     c.kill("TERM").ok();
     c.wait_stopped();
     c.delete().ok();
@@ -162,7 +184,12 @@ fn it_is_inside_its_namespaces_and_cgroup() {
         assert_ne!(link(&pid.to_string()), link("self"), "{ns}");
     }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    for line in ["Uid:\t101000\t101000\t101000\t101000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
+    for line in [
+        "Uid:\t101000\t101000\t101000\t101000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
         assert!(status.contains(line), "{line} is not in {status}");
     }
     if Path::new("/sys/fs/cgroup/pids/tasks").exists() {
@@ -201,7 +228,12 @@ fn exec_native_and_wasm_in_a_wasm_container() {
     assert_eq!(c.sh("echo native; id -u"), "native\n0\n");
     for name in ["probe.wasm", "probe-component.wasm"] {
         let out = c.exec(&["--env", "X=y"], &[name, "env", "say", "wasm", "read", "/etc/group", "exit", "0"]);
-        assert!(out.clone().ok().out.contains("env [X=y]\n") && out.out.contains("wasm\n") && out.out.contains("root:x:0:"), "{out:?}");
+        assert!(
+            out.clone().ok().out.contains("env [X=y]\n")
+                && out.out.contains("wasm\n")
+                && out.out.contains("root:x:0:"),
+            "{out:?}"
+        );
     }
     assert_eq!(c.exec(&[], &["probe.wasm", "exit", "42"]).code, 42);
     assert_eq!(c.exec(&[], &["probe.wasm", "trap"]).code, 134);
@@ -237,8 +269,14 @@ fn the_ladder_of_selection() {
     let native = || Bundle::sh("echo native");
     assert_eq!(annotated(hello(), &[("run.oci.handler", "wasm")]).run().ok().out, "hello from wasm (c)\n");
     assert_eq!(annotated(native(), &[("run.oci.handler", "wasm-smart")]).run().ok().out, "native\n");
-    assert_eq!(annotated(native(), &[("module.wasm.image/variant", "compat-smart")]).run().ok().out, "native\n");
-    assert_eq!(annotated(hello(), &[("module.wasm.image/variant", "compat")]).run().ok().out, "hello from wasm (c)\n");
+    assert_eq!(
+        annotated(native(), &[("module.wasm.image/variant", "compat-smart")]).run().ok().out,
+        "native\n"
+    );
+    assert_eq!(
+        annotated(hello(), &[("module.wasm.image/variant", "compat")]).run().ok().out,
+        "hello from wasm (c)\n"
+    );
     for pairs in [[("run.oci.handler", "wasm")], [("org.opencontainers.image.architecture", "wasm")]] {
         let c = annotated(native(), &pairs);
         let out = c.run();
@@ -272,7 +310,11 @@ fn the_program_is_found_where_the_container_has_it() {
     let bundle = Bundle::new(&["tool"]).env(&["PATH=/nowhere:/opt"]);
     std::fs::create_dir(bundle.rootfs().join("opt")).expect("mkdir");
     std::fs::copy(guest("hello.wasm"), bundle.rootfs().join("real")).expect("copy");
-    std::fs::set_permissions(bundle.rootfs().join("real"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+    std::fs::set_permissions(
+        bundle.rootfs().join("real"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )
+    .expect("chmod");
     std::os::unix::fs::symlink("/real", bundle.rootfs().join("opt/tool")).expect("symlink");
     assert_eq!(output(bundle), "hello from wasm (c)\n");
     let bundle = Bundle::new(&["/volume/app.wasm"]);
@@ -325,7 +367,9 @@ fn broken_modules_are_refused_at_create() {
     }
     let out = refused(Bundle::wasm("unknown-import.wasm", &[]));
     assert!(out.err.contains("no-such-host") && out.err.contains("no-such-call"), "{out:?}");
-    for (what, bytes) in [("header only", b"\0asm\x01\0\0\0".to_vec()), ("torn", b"\0asm\x01\0\0\0\x01\x7f\xff".to_vec())] {
+    for (what, bytes) in
+        [("header only", b"\0asm\x01\0\0\0".to_vec()), ("torn", b"\0asm\x01\0\0\0\x01\x7f\xff".to_vec())]
+    {
         let bundle = Bundle::new(&["/app.wasm"]);
         std::fs::write(bundle.rootfs().join("app.wasm"), bytes).expect("write");
         let out = refused(bundle);
@@ -337,7 +381,11 @@ fn broken_modules_are_refused_at_create() {
 fn with_cache(c: &Container, cache: &Path) -> Out {
     let line = r#"mkdir -p /var/cache/runw && mount --bind "$0" /var/cache/runw && exec "$@""#;
     let command = c.run_command(&[]);
-    run(Command::new("unshare").args(["-m", "sh", "-c", line]).arg(cache).arg(command.get_program()).args(command.get_args()))
+    run(Command::new("unshare")
+        .args(["-m", "sh", "-c", line])
+        .arg(cache)
+        .arg(command.get_program())
+        .args(command.get_args()))
 }
 
 fn entries(dir: &Path) -> Vec<(std::path::PathBuf, u64, u64)> {
@@ -404,7 +452,10 @@ fn a_cache_that_others_may_write_is_not_used() {
     let c = Container::new(Bundle::wasm("hello.wasm", &[]));
     let out = with_cache(&c, cache.path());
     assert!(out.code == 1 || out.out == "hello from wasm (c)\n", "{out:?}");
-    assert!(entries(cache.path()).is_empty() || std::fs::metadata(cache.path()).expect("stat").permissions().mode() & 0o077 == 0);
+    assert!(
+        entries(cache.path()).is_empty()
+            || std::fs::metadata(cache.path()).expect("stat").permissions().mode() & 0o077 == 0
+    );
     nothing_left(&c);
 }
 
@@ -414,7 +465,8 @@ fn many_creates_of_one_module_at_once() {
         return;
     }
     let cache = tempfile::tempdir().expect("tempdir");
-    std::fs::set_permissions(cache.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+    std::fs::set_permissions(cache.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("chmod");
     std::thread::scope(|s| {
         let all: Vec<_> = (0..6)
             .map(|_| s.spawn(|| with_cache(&Container::new(Bundle::wasm("rust-p2.wasm", &[])), cache.path())))
@@ -430,7 +482,8 @@ fn memory_growth_ends_at_the_limit() {
     if runw_only("wasm") {
         return;
     }
-    let bundle = Bundle::wasm("probe.wasm", &["grow", "400"]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 64 << 20}));
+    let bundle = Bundle::wasm("probe.wasm", &["grow", "400"])
+        .edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 64 << 20}));
     let c = Container::new(bundle);
     let out = c.run();
     assert!(out.code == 137 || out.out.contains("refused"), "{out:?}");
@@ -443,7 +496,8 @@ fn a_small_container_starts_a_large_module() {
         return;
     }
     // Compilation is not charged to the container.
-    let bundle = Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 48 << 20}));
+    let bundle =
+        Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 48 << 20}));
     assert_eq!(output(bundle), "hello from wasm (go)\n");
 }
 
@@ -452,7 +506,9 @@ fn a_terminal_for_a_guest() {
     if runw_only("wasm") {
         return;
     }
-    let mut c = Container::new(Bundle::wasm("probe.wasm", &["say", "on a tty"]).edit(|c| c["process"]["terminal"] = json!(true)));
+    let mut c = Container::new(
+        Bundle::wasm("probe.wasm", &["say", "on a tty"]).edit(|c| c["process"]["terminal"] = json!(true)),
+    );
     let socket = crate::harness::ConsoleSocket::new(c.bundle.path());
     c.create_with(&["--console-socket", socket.path.to_str().expect("utf-8")]).ok();
     let (mut master, _) = socket.receive();

@@ -20,16 +20,50 @@ fn files_of_the_root() {
     }
     for name in PROBES {
         let steps = [
-            "read", "/etc/group", "write", "/tmp/f", "text", "read", "/tmp/f", "mkdir", "/tmp/d", "rename", "/tmp/f", "/tmp/d/g", "list",
-            "/tmp/d", "symlink", "d/g", "/tmp/l", "read", "/tmp/l", "readlink", "/tmp/l", "unlink", "/tmp/l", "read", "/tmp/l", "read", "relative",
+            "read",
+            "/etc/group",
+            "write",
+            "/tmp/f",
+            "text",
+            "read",
+            "/tmp/f",
+            "mkdir",
+            "/tmp/d",
+            "rename",
+            "/tmp/f",
+            "/tmp/d/g",
+            "list",
+            "/tmp/d",
+            "symlink",
+            "d/g",
+            "/tmp/l",
+            "read",
+            "/tmp/l",
+            "readlink",
+            "/tmp/l",
+            "unlink",
+            "/tmp/l",
+            "read",
+            "/tmp/l",
+            "read",
+            "relative",
         ];
         let bundle = Bundle::wasm(name, &steps);
         std::fs::write(bundle.rootfs().join("relative"), "by no cwd").expect("write");
         let c = Container::new(bundle);
         let out = c.run().ok().out;
         let want = [
-            "write /tmp/f: ok", "read /tmp/f: [text]", "mkdir /tmp/d: ok", "rename /tmp/f: ok", "list /tmp/d: g", "symlink /tmp/l: ok",
-            "read /tmp/l: [text]", "readlink /tmp/l: d/g", "unlink /tmp/l: ok", "read /tmp/l: ENOENT", "read relative: [by no cwd]",
+            "write /tmp/f: ok",
+            "read /tmp/f: [text]",
+            "mkdir /tmp/d: ok",
+            "rename /tmp/f: ok",
+            "list /tmp/d: g",
+            "symlink /tmp/l: ok",
+            "read /tmp/l: [text]",
+            "readlink /tmp/l: d/g",
+            "unlink /tmp/l: ok",
+            "read /tmp/l: ENOENT",
+            "read relative: [by no cwd]",
         ];
         for line in want {
             assert!(out.lines().any(|l| l == line), "{name}: {line} is not in {out}");
@@ -45,7 +79,13 @@ fn binds_are_read_and_written_and_read_only_is_honoured() {
         return;
     }
     for name in PROBES {
-        let bundle = Bundle::wasm(name, &["read", "/rw/f", "write", "/rw/new", "made", "read", "/ro/f", "write", "/ro/f", "no", "write", "/ro/new", "no", "list", "/ro"]);
+        let bundle = Bundle::wasm(
+            name,
+            &[
+                "read", "/rw/f", "write", "/rw/new", "made", "read", "/ro/f", "write", "/ro/f", "no",
+                "write", "/ro/new", "no", "list", "/ro",
+            ],
+        );
         let (rw, ro) = (bundle.outside("rw"), bundle.outside("ro"));
         std::fs::write(rw.join("f"), "one").expect("write");
         std::fs::write(ro.join("f"), "two").expect("write");
@@ -68,12 +108,20 @@ fn a_read_only_root_holds() {
     if runw_only("wasm") {
         return;
     }
-    let bundle = Bundle::wasm("probe.wasm", &["write", "/etc/group", "x", "mkdir", "/d", "write", "/t/f", "x", "read", "/t/f"])
-        .mount("/t", "tmpfs", Path::new("tmpfs"), &["mode=1777"])
-        .edit(|c| c["root"]["readonly"] = json!(true));
+    let bundle = Bundle::wasm(
+        "probe.wasm",
+        &["write", "/etc/group", "x", "mkdir", "/d", "write", "/t/f", "x", "read", "/t/f"],
+    )
+    .mount("/t", "tmpfs", Path::new("tmpfs"), &["mode=1777"])
+    .edit(|c| c["root"]["readonly"] = json!(true));
     std::fs::create_dir(bundle.rootfs().join("t")).expect("mkdir");
     let out = output(bundle);
-    assert!(out.contains("write /etc/group: EROFS") && out.contains("mkdir /d: EROFS") && out.contains("read /t/f: [x]"), "{out}");
+    assert!(
+        out.contains("write /etc/group: EROFS")
+            && out.contains("mkdir /d: EROFS")
+            && out.contains("read /t/f: [x]"),
+        "{out}"
+    );
 }
 
 /// A guest that opens /proc/self/mem writes the host process's memory: it must not even find the name.
@@ -83,8 +131,17 @@ fn proc_dev_and_sys_are_not_there() {
         return;
     }
     let paths = [
-        "/proc/self/mem", "proc/self/mem", "/proc/1/environ", "/proc/thread-self/mem", "/dev/null", "/dev/pts/ptmx", "/dev/mqueue/x",
-        "/sys/kernel/uevent_seqnum", "/sys/fs/cgroup/pids/pids.max", "/etc/../proc/self/mem", "/../proc/self/mem",
+        "/proc/self/mem",
+        "proc/self/mem",
+        "/proc/1/environ",
+        "/proc/thread-self/mem",
+        "/dev/null",
+        "/dev/pts/ptmx",
+        "/dev/mqueue/x",
+        "/sys/kernel/uevent_seqnum",
+        "/sys/fs/cgroup/pids/pids.max",
+        "/etc/../proc/self/mem",
+        "/../proc/self/mem",
     ];
     for name in PROBES {
         for step in ["read", "open-rw"] {
@@ -92,7 +149,10 @@ fn proc_dev_and_sys_are_not_there() {
             let out = output(Bundle::wasm(name, &args));
             for line in out.lines() {
                 let climbs = line.contains(" /../");
-                assert!(line.ends_with(": ENOENT") || (climbs && !line.ends_with("ok") && !line.contains('[')), "{name}: {line}");
+                assert!(
+                    line.ends_with(": ENOENT") || (climbs && !line.ends_with("ok") && !line.contains('[')),
+                    "{name}: {line}"
+                );
             }
             assert_eq!(out.lines().count(), paths.len());
         }
@@ -107,8 +167,25 @@ fn links_do_not_lead_to_what_is_hidden() {
         return;
     }
     for name in PROBES {
-        let bundle = Bundle::wasm(name, &["read", "/a", "read", "/b", "read", "/c/passwd", "symlink", "../proc/self/mem", "/tmp/m", "open-rw", "/tmp/m"]);
-        for (target, link) in [("/proc/self/mem", "a"), ("proc/1/environ", "b"), ("../../../../../../../../etc", "c")] {
+        let bundle = Bundle::wasm(
+            name,
+            &[
+                "read",
+                "/a",
+                "read",
+                "/b",
+                "read",
+                "/c/passwd",
+                "symlink",
+                "../proc/self/mem",
+                "/tmp/m",
+                "open-rw",
+                "/tmp/m",
+            ],
+        );
+        for (target, link) in
+            [("/proc/self/mem", "a"), ("proc/1/environ", "b"), ("../../../../../../../../etc", "c")]
+        {
             std::os::unix::fs::symlink(target, bundle.rootfs().join(link)).expect("symlink");
         }
         let out = output(bundle);
@@ -124,11 +201,26 @@ fn a_masked_path_is_hidden_from_the_guest_too() {
         return;
     }
     for name in PROBES {
-        let bundle = Bundle::wasm(name, &["read", "/secret", "list", "/hidden", "read", "/hidden/f", "read", "/data/under", "write", "/fixed", "x"])
-            .edit(|c| {
-                c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/data/under"]);
-                c["linux"]["readonlyPaths"] = json!(["/fixed"]);
-            });
+        let bundle = Bundle::wasm(
+            name,
+            &[
+                "read",
+                "/secret",
+                "list",
+                "/hidden",
+                "read",
+                "/hidden/f",
+                "read",
+                "/data/under",
+                "write",
+                "/fixed",
+                "x",
+            ],
+        )
+        .edit(|c| {
+            c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/data/under"]);
+            c["linux"]["readonlyPaths"] = json!(["/fixed"]);
+        });
         let root = bundle.rootfs();
         std::fs::create_dir(root.join("hidden")).expect("mkdir");
         let data = bundle.outside("data");
@@ -149,14 +241,34 @@ fn the_host_s_root_without_its_kernel_file_systems() {
         return;
     }
     for name in PROBES {
-        let bundle = Bundle::wasm(name, &[
-            "read", "/host/etc/debian_version", "open-rw", "/host/proc/self/mem", "read", "/host/proc/1/cmdline", "read", "/host/dev/null",
-            "read", "/host/sys/kernel/uevent_seqnum", "list", "/host/proc", "list", "/host/sys", "read", "/host/sys/fs/cgroup/pids/tasks",
-        ]);
+        let bundle = Bundle::wasm(
+            name,
+            &[
+                "read",
+                "/host/etc/debian_version",
+                "open-rw",
+                "/host/proc/self/mem",
+                "read",
+                "/host/proc/1/cmdline",
+                "read",
+                "/host/dev/null",
+                "read",
+                "/host/sys/kernel/uevent_seqnum",
+                "list",
+                "/host/proc",
+                "list",
+                "/host/sys",
+                "read",
+                "/host/sys/fs/cgroup/pids/tasks",
+            ],
+        );
         let out = output(bundle.bind(Path::new("/"), "/host", &["rbind", "ro"]));
         assert!(out.contains("read /host/etc/debian_version: ["), "{name}: {out}");
         for line in out.lines().skip_while(|l| !l.starts_with("open-rw")) {
-            assert!(line.ends_with(": ENOENT") || line == "list /host/proc:" || line == "list /host/sys:", "{name}: {line}");
+            assert!(
+                line.ends_with(": ENOENT") || line == "list /host/proc:" || line == "list /host/sys:",
+                "{name}: {line}"
+            );
         }
     }
 }
@@ -166,7 +278,8 @@ fn a_proc_bound_by_name_is_judged_by_its_type() {
     if runw_only("wasm") {
         return;
     }
-    let bundle = Bundle::wasm("probe.wasm", &["open-rw", "/looks/harmless/self/mem", "list", "/looks/harmless"]);
+    let bundle =
+        Bundle::wasm("probe.wasm", &["open-rw", "/looks/harmless/self/mem", "list", "/looks/harmless"]);
     let out = output(bundle.bind(Path::new("/proc"), "/looks/harmless", &["rbind"]));
     assert_eq!(out, "open-rw /looks/harmless/self/mem: ENOENT\nlist /looks/harmless:\n");
 }
@@ -177,14 +290,27 @@ fn a_link_from_the_root_into_a_mount_and_a_file_mount() {
         return;
     }
     for name in PROBES {
-        let bundle = Bundle::wasm(name, &["read", "/link/f", "read", "/etc/given", "write", "/etc/given", "new", "list", "/deep/er"]);
+        let bundle = Bundle::wasm(
+            name,
+            &["read", "/link/f", "read", "/etc/given", "write", "/etc/given", "new", "list", "/deep/er"],
+        );
         let data = bundle.outside("data");
         std::fs::write(data.join("f"), "through").expect("write");
         let file = bundle.path().join("file");
         std::fs::write(&file, "given").expect("write");
         std::os::unix::fs::symlink("data", bundle.rootfs().join("link")).expect("symlink");
-        let c = Container::new(bundle.bind(&data, "/data", &["rbind"]).bind(&file, "/etc/given", &["bind"]).bind(&data, "/deep/er", &["bind", "ro"]));
-        assert_eq!(c.run().ok().out, "read /link/f: [through]\nread /etc/given: [given]\nwrite /etc/given: ok\nlist /deep/er: f\n", "{name}");
+        let c = Container::new(
+            bundle.bind(&data, "/data", &["rbind"]).bind(&file, "/etc/given", &["bind"]).bind(
+                &data,
+                "/deep/er",
+                &["bind", "ro"],
+            ),
+        );
+        assert_eq!(
+            c.run().ok().out,
+            "read /link/f: [through]\nread /etc/given: [given]\nwrite /etc/given: ok\nlist /deep/er: f\n",
+            "{name}"
+        );
         assert_eq!(std::fs::read_to_string(file).expect("read"), "new", "{name}");
     }
 }
@@ -194,7 +320,11 @@ fn permissions_are_the_user_s() {
     if runw_only("wasm") {
         return;
     }
-    let bundle = Bundle::wasm("probe.wasm", &["read", "/private", "write", "/etc/group", "x", "write", "/tmp/mine", "x"]).edit(|c| {
+    let bundle = Bundle::wasm(
+        "probe.wasm",
+        &["read", "/private", "write", "/etc/group", "x", "write", "/tmp/mine", "x"],
+    )
+    .edit(|c| {
         c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
         c["process"]["capabilities"] = crate::harness::cap(&[]);
     });
@@ -213,12 +343,14 @@ fn without_any_proc_in_the_container() {
         return;
     }
     for name in PROBES {
-        let c = Container::new(Bundle::wasm(name, &["say", "no proc", "read", "/etc/group"]).user_namespace().edit(|c| {
-            c["mounts"] = json!([]);
-            c["linux"]["maskedPaths"] = json!([]);
-            c["linux"]["readonlyPaths"] = json!([]);
-            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-        }));
+        let c = Container::new(
+            Bundle::wasm(name, &["say", "no proc", "read", "/etc/group"]).user_namespace().edit(|c| {
+                c["mounts"] = json!([]);
+                c["linux"]["maskedPaths"] = json!([]);
+                c["linux"]["readonlyPaths"] = json!([]);
+                c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+            }),
+        );
         let out = c.run().ok().out;
         assert!(out.starts_with("no proc\nread /etc/group: [root"), "{name}: {out}");
     }
@@ -237,7 +369,8 @@ fn real_world_programs_read_and_write_a_bind_mount() {
     std::fs::write(data.join("in.txt"), &text).expect("write");
     let c = Container::new(bundle.bind(&data, "/data", &["rbind"]));
     assert_eq!(c.run().ok().out, "sum written\n");
-    let want = std::process::Command::new("sha256sum").arg(data.join("in.txt")).output().expect("sha256sum").stdout;
+    let want =
+        std::process::Command::new("sha256sum").arg(data.join("in.txt")).output().expect("sha256sum").stdout;
     let sum = std::fs::read(data.join("sum.txt")).expect("the sum");
     assert_eq!(sum[..64], want[..64]);
     nothing_left(&c);
@@ -248,6 +381,7 @@ fn real_world_programs_read_and_write_a_bind_mount() {
     std::fs::copy(guest("words.js"), data.join("words.js")).expect("copy");
     let c = Container::new(bundle.bind(&data, "/data", &["rbind"]));
     assert_eq!(c.run().ok().out, "words 10 most the=6000\n");
-    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("words.json")).expect("report")).expect("json");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(data.join("words.json")).expect("report")).expect("json");
     assert_eq!(report[0], json!(["the", 6000]));
 }

@@ -18,6 +18,10 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn new<S: AsRef<str>>(args: &[S]) -> Bundle {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make containers as root: run them with sudo"
+        );
         let dir = tempfile::Builder::new().prefix("runw-test-").tempdir().expect("a bundle directory");
         // A user namespace's root must reach the root file system.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod the bundle");
@@ -52,7 +56,8 @@ impl Bundle {
 
     pub fn mount(self, destination: &str, kind: &str, source: &Path, options: &[&str]) -> Bundle {
         self.edit(|c| {
-            let mount = json!({"destination": destination, "type": kind, "source": source, "options": options});
+            let mount =
+                json!({"destination": destination, "type": kind, "source": source, "options": options});
             c["mounts"].as_array_mut().expect("mounts").push(mount);
         })
     }
@@ -155,8 +160,11 @@ fn busybox_root() -> &'static Path {
         for applet in String::from_utf8_lossy(&applets).lines().filter(|a| *a != "busybox") {
             symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
         }
-        std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")
-            .expect("passwd");
+        std::fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n",
+        )
+        .expect("passwd");
         std::fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").expect("group");
         dir
     })

@@ -54,7 +54,8 @@ impl Running {
     }
 
     pub fn err(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("err")).expect("stderr file")).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("err")).expect("stderr file"))
+            .into_owned()
     }
 
     pub fn wait(&mut self) -> Out {
@@ -84,7 +85,15 @@ impl Drop for Running {
 }
 
 pub fn spawn(command: &mut Command) -> Running {
-    start(command, Stdio::null())
+    // Not /dev/null: crun 1.8 gives the caller's stdio to the container's root, the host's own device included.
+    start(command, Stdio::from(tempfile::tempfile().expect("an empty file")))
+}
+
+/// For `script`, which types its end of input into the terminal; /dev/null it leaves alone.
+pub fn run_script(line: &str) -> Out {
+    let mut script = Command::new("script");
+    script.args(["-qefc", line, "/dev/null"]).env("TERM", "xterm");
+    start(&mut script, Stdio::null()).wait()
 }
 
 /// As `spawn`, with `text` on a pipe as stdin.

@@ -26,7 +26,9 @@ fn leftovers(container: &Container) -> Vec<String> {
     let dir = container.bundle.path().to_string_lossy().into_owned();
     let root = container.root().to_string_lossy().into_owned();
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    found.extend(mountinfo.lines().filter(|l| l.contains(&dir) || l.contains(&root)).map(|l| format!("mount {l}")));
+    found.extend(
+        mountinfo.lines().filter(|l| l.contains(&dir) || l.contains(&root)).map(|l| format!("mount {l}")),
+    );
     found.extend(processes(&container.id, &dir));
     found
 }
@@ -48,7 +50,8 @@ fn processes(id: &str, dir: &str) -> Vec<String> {
             continue;
         }
         let read = |f: &str| {
-            String::from_utf8_lossy(&std::fs::read(entry.path().join(f)).unwrap_or_default()).replace('\0', " ")
+            String::from_utf8_lossy(&std::fs::read(entry.path().join(f)).unwrap_or_default())
+                .replace('\0', " ")
         };
         // The kernel shows pivot_root's new root as "/" but keeps the path inside the file system as its source.
         let mounts = read("mountinfo");

@@ -9,7 +9,7 @@ mod leftovers;
 mod socket;
 
 pub use bundle::{Bundle, cap, id_map, script};
-pub use command::{Out, Running, run, spawn, spawn_with_stdin};
+pub use command::{Out, Running, run, run_script, spawn, spawn_with_stdin};
 pub use container::Container;
 pub use guests::guest;
 pub use leftovers::nothing_left;
@@ -79,7 +79,8 @@ pub fn skip(reason: &str) {
     let line = format!("skipped {name}: {reason}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(path) = std::env::var_os("RUNW_TEST_SKIPS") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("open the skip file");
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).open(path).expect("open the skip file");
         file.write_all(line.as_bytes()).expect("record a skip");
     }
 }
@@ -98,15 +99,6 @@ pub fn runw_only(what: &str) -> bool {
     let yes = kind() != Kind::Runw;
     if yes {
         skip(&format!("{:?} has no {what}", kind()));
-    }
-    yes
-}
-
-/// True, with a skip, when this process is not the host's root.
-pub fn not_root() -> bool {
-    let yes = !rustix::process::geteuid().is_root();
-    if yes {
-        skip("needs root");
     }
     yes
 }

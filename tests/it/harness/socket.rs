@@ -26,7 +26,8 @@ impl ConsoleSocket {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let message =
-            recvmsg(&stream, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC).expect("recvmsg");
+            recvmsg(&stream, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
+                .expect("recvmsg");
         let mut masters = control.drain().filter_map(|m| match m {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
