@@ -42,7 +42,12 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd> {
 /// Bytes; the specification's -1 means no limit.
 pub fn memory_limit(spec: &Spec) -> Option<u64> {
     let resources = spec.linux().as_ref()?.resources().as_ref()?;
-    resources.memory().as_ref()?.limit().and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0)
+    resources
+        .memory()
+        .as_ref()?
+        .limit()
+        .and_then(|limit| u64::try_from(limit).ok())
+        .filter(|limit| *limit > 0)
 }
 
 /// The runtime-spec State document, as hooks read it.

@@ -118,11 +118,13 @@ fn fill(
     entry.record.oci_version = spec.version().clone();
     entry.record.bundle.clone_from(&bundle.dir);
     entry.record.rootfs.clone_from(&bundle.rootfs);
-    entry.record.annotations = spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    entry.record.annotations =
+        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     entry.record.cgroup = serde_json::to_value(&cgroup)?;
     // Before anything is made, so that a `create` that is killed can be cleaned up.
     entry.save()?;
-    std::fs::write(entry.dir.join(CONFIG), &bundle.config).context("copy config.json to the state directory")?;
+    std::fs::write(entry.dir.join(CONFIG), &bundle.config)
+        .context("copy config.json to the state directory")?;
 
     let process = process(spec, preserved)?;
     let mut workload = choose(&process, bundle, globals)?;

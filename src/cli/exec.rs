@@ -109,7 +109,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let spec = common::saved_spec(&entry)?;
     let preserved = Preserved::find(args.preserve_fds)?;
     let process = process(&args, &spec, preserved)?;
-    let console = Console::of(process.terminal().unwrap_or(false), args.console_socket.as_deref(), args.detach)?;
+    let console =
+        Console::of(process.terminal().unwrap_or(false), args.console_socket.as_deref(), args.detach)?;
     let signals = foreground::block_signals()?;
     if !args.detach && !args.no_subreaper {
         foreground::set_subreaper()?;
@@ -259,7 +260,8 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     let mut sets = process.capabilities().clone().unwrap_or_else(LinuxCapabilities::default);
     for name in names {
         let short = name.strip_prefix("CAP_").unwrap_or(name);
-        let cap = Capability::from_str(short).map_err(|_| anyhow::anyhow!("--cap: unknown capability {name}"))?;
+        let cap =
+            Capability::from_str(short).map_err(|_| anyhow::anyhow!("--cap: unknown capability {name}"))?;
         let with = |set: &Option<std::collections::HashSet<Capability>>| {
             Some(set.iter().flatten().copied().chain([cap]).collect())
         };

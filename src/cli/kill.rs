@@ -48,7 +48,9 @@ fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
     if !lifecycle::signal(init, signal)? {
         bail!("container not running");
     }
-    if signal == SIGKILL && let Some(cgroup) = &cgroup {
+    if signal == SIGKILL
+        && let Some(cgroup) = &cgroup
+    {
         if !lifecycle::has_own_pid_namespace(init.pid) {
             // Nobody takes init's children with it (runc does the same).
             cgroup.signal_all(SIGKILL)?;

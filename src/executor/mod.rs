@@ -122,7 +122,12 @@ impl Chosen<'_> {
     }
 
     fn guest(&self, artifact: OwnedFd, kind: wasm::Kind, function: Option<String>) -> wasm::Guest {
-        wasm::Guest::new(artifact, kind, function, wasm::grants(&self.argv, &self.env, &self.place.cwd, self.memory))
+        wasm::Guest::new(
+            artifact,
+            kind,
+            function,
+            wasm::grants(&self.argv, &self.env, &self.place.cwd, self.memory),
+        )
     }
 
     fn native(&self) -> Plan {

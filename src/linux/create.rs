@@ -61,7 +61,10 @@ pub fn create(
     journal: &mut dyn Journal,
 ) -> Result<Init> {
     let linux = create.spec.linux().as_ref();
-    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(|profile| seccomp::compile_cached(profile, create.seccomp_cache)).transpose()?;
+    let filter = linux
+        .and_then(|l| l.seccomp().as_ref())
+        .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
+        .transpose()?;
     let plan = Plan::of(linux)?;
     let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
     let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
@@ -126,7 +129,9 @@ fn attend(
     process::set_rlimits(pid, create.process)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
-        let Some(message) = spawned.channel.receive()? else { bail!("container init ended before it was ready") };
+        let Some(message) = spawned.channel.receive()? else {
+            bail!("container init ended before it was ready")
+        };
         match message.tag {
             Tag::TimeOffsets => {
                 let linux = create.spec.linux().as_ref();
@@ -136,7 +141,8 @@ fn attend(
             }
             Tag::Hooks => host_hooks(create, pid)?,
             Tag::Look => {
-                let prepared = workload.prepare_found(message.fd.context("no file came with the question")?)?;
+                let prepared =
+                    workload.prepare_found(message.fd.context("no file came with the question")?)?;
                 spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
                 continue;
             }
@@ -192,8 +198,9 @@ pub fn send_listener(
 /// The socket `start` connects to. It lives in the child; its path is long, so it is bound through a handle.
 fn listen(path: &Path) -> Result<OwnedFd> {
     let context = || format!("make the start socket {}", path.display());
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .with_context(context)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .with_context(context)?;
     let address = start_address(path)?;
     rustix::net::bind(&socket, &address.0).with_context(context)?;
     rustix::net::listen(&socket, 1).with_context(context)?;

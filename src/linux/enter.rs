@@ -90,7 +90,11 @@ impl Entering<'_> {
     }
 
     fn guest_tree(&self, proc: &Proc) -> Result<OwnedFd> {
-        if self.in_running { guest_tree::build_in_running(proc.dir.as_fd()) } else { guest_tree::build(proc.dir.as_fd()) }
+        if self.in_running {
+            guest_tree::build_in_running(proc.dir.as_fd())
+        } else {
+            guest_tree::build(proc.dir.as_fd())
+        }
     }
 
     /// The notify descriptor goes to the parent at once, by its number: the only call this takes is write(2), which
@@ -144,7 +148,8 @@ pub fn set_up_terminal(process: &Process, socket: Option<&OwnedFd>) -> Result<Op
     }
     let socket = socket.context("process.terminal: no console socket")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let devpts = rustix::fs::open("/dev/pts", flags, Mode::empty()).context("process.terminal: open /dev/pts")?;
+    let devpts =
+        rustix::fs::open("/dev/pts", flags, Mode::empty()).context("process.terminal: open /dev/pts")?;
     let side = |side: u64| u16::try_from(side).unwrap_or(u16::MAX);
     let size = process.console_size().map(|size| (side(size.height()), side(size.width())));
     let pty = terminal::open_pty(devpts.as_fd(), size, process.user().uid())?;

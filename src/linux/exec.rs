@@ -11,9 +11,9 @@ use super::cgroup::{Cgroup, Joiner};
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
 use super::namespaces::CLONE_NEWTIME;
+use super::seccomp::{self, Filter};
 use super::spawn::{self, Spawned};
 use super::sync::{Channel, Tag};
-use super::seccomp::{self, Filter};
 use super::{foreground, lifecycle, process, sys};
 use crate::seam::{self, Workload};
 
@@ -43,7 +43,8 @@ pub struct Running {
 
 /// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
 pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
-    let filter = exec.seccomp.map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
+    let filter =
+        exec.seccomp.map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
     // Reports a failed execve: end of file means there is nothing to report.
@@ -54,7 +55,8 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
-            let inherited = Inherited { init, joiner, kinds: kinds & !joined, in_user_namespace, filter, console };
+            let inherited =
+                Inherited { init, joiner, kinds: kinds & !joined, in_user_namespace, filter, console };
             child(exec, inherited, &channel, talk, workload)
         }
         Side::Parent(spawned) => spawned,
@@ -147,10 +149,13 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
     process::set_rlimits(spawned.process.pid, exec.process)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
-        let Some(message) = spawned.channel.receive()? else { bail!("the process ended before it was ready") };
+        let Some(message) = spawned.channel.receive()? else {
+            bail!("the process ended before it was ready")
+        };
         match message.tag {
             Tag::Look => {
-                let prepared = workload.prepare_found(message.fd.context("no file came with the question")?)?;
+                let prepared =
+                    workload.prepare_found(message.fd.context("no file came with the question")?)?;
                 spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
             }
             Tag::SeccompListener => {

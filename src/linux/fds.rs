@@ -26,7 +26,9 @@ impl Preserved {
         for fd in 3..preserved.end() {
             if sys::is_closed(fd) {
                 let number = i64::from(fd) - 2 - i64::from(listen);
-                bail!("unable to stat preserved-fd {fd} (of {preserve}, number {number}): no such descriptor");
+                bail!(
+                    "unable to stat preserved-fd {fd} (of {preserve}, number {number}): no such descriptor"
+                );
             }
         }
         Ok(preserved)

@@ -506,8 +506,9 @@ mod tests {
         match unsafe { libc::fork() } {
             0 => {
                 // Other tests' pipes were copied by the fork; held here they would never report their end.
-                let result =
-                    setup().and_then(|()| Ok(sys::close_range(3, u32::MAX)?)).and_then(|()| foreground(script, inner));
+                let result = setup()
+                    .and_then(|()| Ok(sys::close_range(3, u32::MAX)?))
+                    .and_then(|()| foreground(script, inner));
                 sys::exit_now(result.unwrap_or(99))
             }
             pid => pid,

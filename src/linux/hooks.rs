@@ -75,9 +75,13 @@ fn attend(child: &mut Child, state: &[u8], timeout: Option<Duration>) -> Result<
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("bad pid")?;
     let exited = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     let (mut stdin, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    for fd in [stdin.as_ref().map(rustix::fd::AsFd::as_fd), out.as_ref().map(rustix::fd::AsFd::as_fd), err.as_ref().map(rustix::fd::AsFd::as_fd)]
-        .into_iter()
-        .flatten()
+    for fd in [
+        stdin.as_ref().map(rustix::fd::AsFd::as_fd),
+        out.as_ref().map(rustix::fd::AsFd::as_fd),
+        err.as_ref().map(rustix::fd::AsFd::as_fd),
+    ]
+    .into_iter()
+    .flatten()
     {
         rustix::io::ioctl_fionbio(fd, true)?;
     }
@@ -97,9 +101,12 @@ fn attend(child: &mut Child, state: &[u8], timeout: Option<Duration>) -> Result<
         fds.extend(out.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(err.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let left =
+            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         match poll(&mut fds, left.as_ref()) {
-            Ok(0) => bail!("hook ran past specified timeout of {:.1}s", timeout.unwrap_or_default().as_secs_f64()),
+            Ok(0) => {
+                bail!("hook ran past specified timeout of {:.1}s", timeout.unwrap_or_default().as_secs_f64())
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("wait for the hook"),
         }

@@ -49,7 +49,8 @@ pub fn status(known: &Known<'_>) -> Status {
 /// Lets init go on, and waits until it has become its workload. Init closes its end when it has, so an error text
 /// is the only thing that can be read; of two starts one finds no socket.
 pub fn start(socket: &Path) -> Result<()> {
-    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let stream =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let (address, _directory) = create::start_address(socket)?;
     match rustix::net::connect(&stream, &address) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
@@ -77,7 +78,9 @@ pub fn signal(process: Process, signal: i32) -> Result<bool> {
     let Some(pidfd) = open(process)? else { return Ok(false) };
     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        other => other.map(|()| true).with_context(|| format!("send signal {signal} to process {}", process.pid)),
+        other => {
+            other.map(|()| true).with_context(|| format!("send signal {signal} to process {}", process.pid))
+        }
     }
 }
 

@@ -232,8 +232,11 @@ mod tests {
 
     #[test]
     fn a_time_namespace_is_never_made_by_the_clone_and_a_cgroup_namespace_only_in_its_cgroup() {
-        let plan =
-            plan(&[(LinuxNamespaceType::Cgroup, None), (LinuxNamespaceType::Time, None), (LinuxNamespaceType::Pid, None)]);
+        let plan = plan(&[
+            (LinuxNamespaceType::Cgroup, None),
+            (LinuxNamespaceType::Time, None),
+            (LinuxNamespaceType::Pid, None),
+        ]);
         assert_eq!(plan.clone_flags(false), libc::CLONE_NEWPID as u64);
         assert_eq!(plan.clone_flags(true), (libc::CLONE_NEWPID | libc::CLONE_NEWCGROUP) as u64);
     }
@@ -253,8 +256,11 @@ mod tests {
     fn joining_a_pid_namespace_or_joining_beside_a_new_user_namespace_needs_one() {
         assert!(plan(&[(LinuxNamespaceType::Pid, Some("/proc/self/ns/pid"))]).needs_intermediate());
         assert!(
-            plan(&[(LinuxNamespaceType::User, None), (LinuxNamespaceType::Network, Some("/proc/self/ns/net"))])
-                .needs_intermediate()
+            plan(&[
+                (LinuxNamespaceType::User, None),
+                (LinuxNamespaceType::Network, Some("/proc/self/ns/net"))
+            ])
+            .needs_intermediate()
         );
     }
 

@@ -70,7 +70,9 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
     let name = std::ffi::CString::new(format!("_ses.{id}"))?;
     match sys::join_session_keyring(&name) {
         // A kernel without keys, or a seccomp profile around us (Docker's blocks it): runc goes on, too.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => {
+            Ok(())
+        }
         other => other.map(|_| ()).context("join a new session keyring"),
     }
 }
@@ -126,7 +128,9 @@ fn verify_cwd() -> Result<()> {
     match rustix::process::getcwd(Vec::new()) {
         Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),
         Ok(_) | Err(Errno::NOENT) => {
-            bail!("current working directory is outside of container mount namespace root -- possible container breakout detected")
+            bail!(
+                "current working directory is outside of container mount namespace root -- possible container breakout detected"
+            )
         }
         Err(error) => Err(error).context("getcwd"),
     }
@@ -216,7 +220,8 @@ fn bits(set: Option<&Capabilities>, known: &HashSet<caps::Capability>) -> Result
     let mut bits = 0;
     for cap in set.into_iter().flatten() {
         let name = format!("CAP_{cap}");
-        let cap = caps::Capability::from_str(&name).with_context(|| format!("process.capabilities: {name}"))?;
+        let cap =
+            caps::Capability::from_str(&name).with_context(|| format!("process.capabilities: {name}"))?;
         if known.contains(&cap) {
             bits |= 1 << cap.index();
         }
@@ -230,7 +235,9 @@ pub fn reopen_null() -> Result<()> {
     for fd in 0..3 {
         let Ok(stat) = rustix::fs::fstat(sys::standard_stream(fd)) else { continue };
         if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null {
-            let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return Ok(()) };
+            let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else {
+                return Ok(());
+            };
             sys::replace_fd(file.as_fd(), fd).context("reopen /dev/null")?;
         }
     }
@@ -249,7 +256,8 @@ pub fn write_sysctls(spec: &Spec) -> Result<()> {
         let path = format!("sys/{}", sysctl_path(name));
         let file = proc.open(pathrs::procfs::ProcfsBase::ProcRoot, &path, pathrs::flags::OpenFlags::O_WRONLY);
         let mut file = file.with_context(|| format!("linux.sysctl: {name}"))?;
-        file.write_all(value.as_bytes()).with_context(|| format!("linux.sysctl: write {value:?} to {name}"))?;
+        file.write_all(value.as_bytes())
+            .with_context(|| format!("linux.sysctl: write {value:?} to {name}"))?;
     }
     Ok(())
 }
@@ -257,9 +265,18 @@ pub fn write_sysctls(spec: &Spec) -> Result<()> {
 /// sysctl(8) and runc: the first separator says which one is meant, so `net/ipv4/conf/eth0.1/x` is one interface.
 fn sysctl_path(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'.' => {
-            name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
-        }
+        Some(at) if name.as_bytes()[at] == b'.' => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }

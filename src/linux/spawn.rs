@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use super::cgroup::Joiner;
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
@@ -34,8 +36,8 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
     match sys::clone3(flags, joiner.into_cgroup(), false).context("clone the container's first process")? {
         sys::Cloned::Child => {
             drop(ours);
-            let entered = foreground::reset_signals_in_child()
-                .and_then(|()| joiner.enter().context("join the cgroup"));
+            let entered =
+                foreground::reset_signals_in_child().and_then(|()| joiner.enter().context("join the cgroup"));
             match entered.and_then(|()| if intermediate { cross(plan, &theirs) } else { Ok(()) }) {
                 Ok(()) => Ok(Side::Child(theirs)),
                 Err(error) => {
@@ -65,16 +67,17 @@ fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
     }
 }
 
-
 fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
     let told = channel.expect(Tag::Pid);
     if let Some(pid) = Pid::from_raw(intermediate) {
         let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     }
     let body = told?.body;
-    let pid = i32::from_ne_bytes(body.as_slice().try_into().context("bad pid from the intermediate process")?);
+    let pid =
+        i32::from_ne_bytes(body.as_slice().try_into().context("bad pid from the intermediate process")?);
     // Our own child since CLONE_PARENT, so the pid cannot be recycled before we wait for it.
-    let pidfd = pidfd_open(Pid::from_raw(pid).context("bad pid")?, PidfdFlags::empty()).context("pidfd_open")?;
+    let pidfd =
+        pidfd_open(Pid::from_raw(pid).context("bad pid")?, PidfdFlags::empty()).context("pidfd_open")?;
     Ok((pid, pidfd))
 }
 
@@ -137,7 +140,8 @@ pub fn stat(pid: i32) -> Result<Option<(char, u64)>> {
     let Some((_, rest)) = text.rsplit_once(')') else { bail!("{path}: no command name") };
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().and_then(|f| f.chars().next()).with_context(|| format!("{path}: no state"))?;
-    let time = fields.nth(18).and_then(|f| f.parse().ok()).with_context(|| format!("{path}: no start time"))?;
+    let time =
+        fields.nth(18).and_then(|f| f.parse().ok()).with_context(|| format!("{path}: no start time"))?;
     Ok(Some((state, time)))
 }
 

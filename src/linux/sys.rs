@@ -244,9 +244,8 @@ pub fn is_closed(fd: i32) -> bool {
 /// close_range(2) with CLOSE_RANGE_CLOEXEC (5.11), one fcntl(2) each where it is missing.
 pub fn close_on_exec_from(first: i32) -> io::Result<()> {
     // SAFETY: changes flags of descriptors only.
-    let result = check(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    });
+    let result =
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) });
     match result {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EPERM)) => {
             for fd in first..1024 {

@@ -79,7 +79,8 @@ mod grants_tests {
     #[test]
     fn grants_are_the_process_s_own_words() {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        let given = grants(&list(&["/a.wasm", "x y"]), &list(&["B=1=2", "A=", "C"]), Path::new("/w"), Some(1 << 20));
+        let given =
+            grants(&list(&["/a.wasm", "x y"]), &list(&["B=1=2", "A=", "C"]), Path::new("/w"), Some(1 << 20));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let expected = Grants {
             args: list(&["/a.wasm", "x y"]),

@@ -102,7 +102,6 @@ impl Joiner {
     pub fn enter(&self) -> io::Result<()> {
         self.tasks.iter().try_for_each(write_zero)
     }
-
 }
 
 fn write_zero(file: &OwnedFd) -> io::Result<()> {

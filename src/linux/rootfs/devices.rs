@@ -36,7 +36,11 @@ const DEFAULTS: &[(&str, u32, u32)] = &[
 
 /// A bind of the host's /dev is left as it is (runc: needsSetupDev).
 pub fn needs_setup(spec: &Spec) -> bool {
-    !spec.mounts().iter().flatten().any(|mount| is_bind(mount) && normal(mount.destination()) == Path::new("/dev"))
+    !spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|mount| is_bind(mount) && normal(mount.destination()) == Path::new("/dev"))
 }
 
 fn normal(path: &Path) -> PathBuf {
@@ -68,10 +72,13 @@ fn node(device: &LinuxDevice) -> Result<Node> {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
         LinuxDeviceType::P => FileType::Fifo,
-        LinuxDeviceType::A => bail!("linux.devices: {}: type a is for cgroup rules only", device.path().display()),
+        LinuxDeviceType::A => {
+            bail!("linux.devices: {}: type a is for cgroup rules only", device.path().display())
+        }
     };
     let number = |number: i64| {
-        u32::try_from(number).with_context(|| format!("linux.devices: {}: bad number", device.path().display()))
+        u32::try_from(number)
+            .with_context(|| format!("linux.devices: {}: bad number", device.path().display()))
     };
     Ok(Node {
         path: device.path().clone(),

@@ -129,8 +129,11 @@ impl Root<'_> {
     /// would let a container without its own mount new ones (runc: msMoveRoot), so they are unmounted first.
     fn enter_without_pivot(&self) -> Result<()> {
         for point in mount::kernel_mounts_outside(self.path)? {
-            rustix::mount::mount_change(&point, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-                .with_context(|| format!("make {} a slave", point.display()))?;
+            rustix::mount::mount_change(
+                &point,
+                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+            )
+            .with_context(|| format!("make {} a slave", point.display()))?;
             if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
                 // Locked by a user namespace: cover it instead, as runc does.
                 let cover = mount::empty_tmpfs()?;

@@ -67,7 +67,11 @@ impl Tree {
         if set == 0 && clear == 0 {
             return Ok(());
         }
-        match sys::mount_setattr(self.fd.as_fd(), recursive, &MountAttr { set, clear, ..MountAttr::default() }) {
+        match sys::mount_setattr(
+            self.fd.as_fd(),
+            recursive,
+            &MountAttr { set, clear, ..MountAttr::default() },
+        ) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && !recursive => {
                 self.late.set(self.late.get() | set);
                 Ok(())
@@ -187,8 +191,8 @@ fn apply(tree: &Tree, options: &Options) -> Result<()> {
 
 /// A new superblock by fsopen(2): no source path is looked up, no helper is run.
 pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> Result<Tree> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
-        .with_context(|| format!("file system type {kind:?}"))?;
+    let context =
+        fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).with_context(|| format!("file system type {kind:?}"))?;
     if let Some(source) = source {
         fsconfig_set_string(context.as_fd(), "source", source).context("set source")?;
     }
@@ -215,8 +219,10 @@ pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> R
 
 /// A tmpfs that holds nothing and can hold nothing.
 pub fn empty_tmpfs() -> Result<Tree> {
-    let options =
-        Options { data: vec!["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()], ..Options::default() };
+    let options = Options {
+        data: vec!["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()],
+        ..Options::default()
+    };
     new_filesystem("tmpfs", Some(Path::new("tmpfs")), &options)
 }
 
@@ -304,7 +310,8 @@ pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
 /// procfs and sysfs mounts of this namespace that are not inside `root`.
 pub fn kernel_mounts_outside(root: &Path) -> Result<Vec<PathBuf>> {
     let points = mount_points()?.into_iter();
-    let kernel = points.filter(|(point, kind)| (kind == "proc" || kind == "sysfs") && !point.starts_with(root));
+    let kernel =
+        points.filter(|(point, kind)| (kind == "proc" || kind == "sysfs") && !point.starts_with(root));
     Ok(kernel.map(|(point, _)| point).collect())
 }
 

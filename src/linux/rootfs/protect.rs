@@ -45,8 +45,9 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
 
 /// CVE-2025-31133: what is bound over a masked file must be the null device itself, not what an image put there.
 fn null() -> Result<OwnedFd> {
-    let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .context("open the container's /dev/null")?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .context("open the container's /dev/null")?;
     let stat = rustix::fs::fstat(&null)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != makedev(1, 3) {
         bail!("the container's /dev/null is not the null device");

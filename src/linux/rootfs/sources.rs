@@ -49,7 +49,12 @@ impl Sources {
 
     /// All of them, for the child that closes everything else.
     pub fn fds(&self) -> Vec<RawFd> {
-        self.root.iter().chain(self.binds.values()).chain(self.devices.values()).map(AsRawFd::as_raw_fd).collect()
+        self.root
+            .iter()
+            .chain(self.binds.values())
+            .chain(self.devices.values())
+            .map(AsRawFd::as_raw_fd)
+            .collect()
     }
 
     pub fn take_root(&mut self) -> Option<OwnedFd> {
@@ -73,5 +78,8 @@ pub fn open_bind(mount: &Mount, bundle: &Path) -> Result<Tree> {
 }
 
 fn lacks_privilege(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<rustix::io::Errno>(), Some(&rustix::io::Errno::PERM | &rustix::io::Errno::ACCESS))
+    matches!(
+        error.downcast_ref::<rustix::io::Errno>(),
+        Some(&rustix::io::Errno::PERM | &rustix::io::Errno::ACCESS)
+    )
 }
