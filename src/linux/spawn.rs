@@ -97,9 +97,10 @@ pub fn settle(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<()> {
         channel.expect(Tag::Go)?;
         namespaces::enter_own_time_namespace()?;
     }
-    if plan.makes(libc::CLONE_NEWCGROUP) && !made_by_clone {
-        // Rooted at the cgroup joined above.
-        sys::unshare(libc::CLONE_NEWCGROUP).context("make the cgroup namespace")?;
+    match plan.unshare_flags(made_by_clone) {
+        0 => {}
+        // A cgroup namespace is now rooted at the cgroup joined above.
+        kinds => sys::unshare(kinds).context("make the cgroup or ipc namespace")?,
     }
     if plan.makes(libc::CLONE_NEWNET) {
         namespaces::loopback_up()?;
