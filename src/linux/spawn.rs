@@ -28,8 +28,12 @@ pub enum Side {
 
 /// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
 pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
-    // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it. The files of
+    // a non-dumpable process belong to root, though, and the unprivileged must write its id maps: there the child
+    // becomes non-dumpable with its ids (as in runc).
+    if rustix::process::geteuid().is_root() {
+        sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    }
     let (ours, theirs) = Channel::pair()?;
     let intermediate = plan.needs_intermediate();
     let flags = if intermediate { 0 } else { plan.clone_flags(joiner.is_complete_by_clone()) };
