@@ -193,7 +193,8 @@ mod tests {
             io::Error::from_raw_os_error(8)
         }
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        let mut native = Native::new(list(&["/proc/self/exe", "-x"]), list(&["B=1", "A=2", "HOME=/h", "B=3"]), refuses);
+        let mut native =
+            Native::new(list(&["/proc/self/exe", "-x"]), list(&["B=1", "A=2", "HOME=/h", "B=3"]), refuses);
         native.ready().unwrap();
         assert_eq!(native.run().unwrap_err().to_string(), "exec /proc/self/exe: exec format error");
         let mut torn = Native::new(list(&["/proc/self/exe", "a\0b"]), Vec::new(), refuses);
