@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
 
+use super::attributes::{Affinity, Attributes};
 use super::cgroup::{Cgroup, Joiner};
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
@@ -21,7 +22,8 @@ use crate::seam::{self, Workload};
 pub struct Exec<'a> {
     pub id: &'a str,
     pub process: &'a Process,
-    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The container's own, for what holds of all its processes.
+    pub linux: Option<&'a Linux>,
     /// Where compiled profiles are kept.
     pub seccomp_cache: &'a Path,
     /// The runtime-spec State document, with the process's pid, for a seccomp agent.
@@ -30,9 +32,15 @@ pub struct Exec<'a> {
     pub init: seam::Process,
     pub cgroup: &'a Cgroup,
     /// `--cgroup`.
-    pub sub_cgroup: Option<&'a str>,
+    pub sub_cgroups: &'a [String],
     pub preserved: Preserved,
     pub no_new_keyring: bool,
+}
+
+impl Exec<'_> {
+    fn seccomp(&self) -> Option<&LinuxSeccomp> {
+        self.linux.and_then(|linux| linux.seccomp().as_ref())
+    }
 }
 
 /// The exec'd process, running.
@@ -44,19 +52,23 @@ pub struct Running {
 /// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
 pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
     let filter =
-        exec.seccomp.map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
+        exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
+    let attributes = Attributes::of(exec.process, exec.linux)?;
+    let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let joined = join_in_parent(&init, kinds)?;
+    affinity.enter_initial()?;
     let (side, joiner) = clone(exec)?;
     let spawned = match side {
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
+            let kinds = kinds & !joined;
             let inherited =
-                Inherited { init, joiner, kinds: kinds & !joined, in_user_namespace, filter, console };
+                Inherited { init, joiner, kinds, in_user_namespace, attributes, affinity, filter, console };
             child(exec, inherited, &channel, talk, workload)
         }
         Side::Parent(spawned) => spawned,
@@ -95,9 +107,9 @@ fn clone(exec: &Exec<'_>) -> Result<(Side, Joiner)> {
     // CVE-2016-9962: until its execve the process is in sight of the container with our memory and descriptors.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     let (ours, theirs) = Channel::pair()?;
-    let mut joiner = exec.cgroup.joiner(exec.sub_cgroup)?;
+    let mut joiner = exec.cgroup.joiner(exec.sub_cgroups)?;
     let mut cloned = sys::clone3(0, joiner.into_cgroup(), false);
-    if exec.sub_cgroup.is_none() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
+    if exec.sub_cgroups.is_empty() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
         // A cgroup v2 that hands controllers down takes no process; the container's init has moved below it.
         joiner = exec.cgroup.joiner_beside(exec.init.pid)?;
         cloned = sys::clone3(0, joiner.into_cgroup(), false);
@@ -160,7 +172,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
             }
             Tag::SeccompListener => {
                 let state = (exec.seccomp_state)(spawned.process.pid);
-                super::create::send_listener(exec.seccomp, &state, spawned, &message.body)?;
+                super::create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Ready => break,
@@ -181,6 +193,8 @@ struct Inherited {
     kinds: i32,
     /// The user namespace is not the host's.
     in_user_namespace: bool,
+    attributes: Attributes,
+    affinity: Affinity,
     filter: Option<Filter>,
     console: Option<OwnedFd>,
 }
@@ -194,6 +208,7 @@ fn child(
 ) -> ! {
     let mut entering = Entering {
         process: exec.process,
+        attributes: &inherited.attributes,
         filter: inherited.filter.as_ref(),
         proc: None,
         area: None,
@@ -221,6 +236,7 @@ fn prepare(
 ) -> Result<()> {
     foreground::reset_signals_in_child()?;
     inherited.joiner.enter().context("join the cgroup")?;
+    inherited.affinity.settle()?;
     let mut keep = workload.needs().carry;
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
     keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
