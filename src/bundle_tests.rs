@@ -220,6 +220,8 @@ fn accepted() {
         ],
         vec![("/linux/namespaces/5", json!({"type": "user", "path": "/proc/self/ns/user"}))],
         vec![("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}))],
+        vec![("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 9, "nice": 30}))],
+        vec![("/linux/memoryPolicy", json!({"mode": "MPOL_PREFERRED"}))],
         vec![("/annotations", json!({"a": "with \0 in it"}))],
         vec![("/process/args", json!(["a literal \\u0000"]))],
         vec![("/someday", json!({"new": 1}))],
@@ -265,6 +267,24 @@ fn unknown_capabilities_are_dropped_with_a_warning() {
     let (process, _) = parse_process(br#"{"args":["x"],"cwd":"/"}"#).unwrap();
     assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
     assert!(parse_process(br#"{"user":{"uid":0,"gid":0},"args":[],"cwd":"/"}"#).is_err());
+}
+
+#[test]
+fn attributes_by_the_specification_s_spelling() {
+    let temp = Temp::new("attributes");
+    let mut config = base();
+    let flags = json!(["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"]);
+    set(&mut config, "/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "flags": flags}));
+    set(&mut config, "/process/execCPUAffinity", json!({"initial": "0-1,3", "final": ""}));
+    set(&mut config, "/linux/personality", json!({"domain": "LINUX", "flags": ["X"]}));
+    let bundle = temp.load(config.to_string().as_bytes()).unwrap();
+    let process = bundle.spec.process().as_ref().unwrap();
+    assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
+    let affinity = process.exec_cpu_affinity().as_ref().unwrap();
+    assert_eq!((affinity.initial().as_deref(), affinity.cpu_affinity_final()), (Some("0-1,3"), &None));
+    assert_eq!(bundle.warnings, ["linux.personality: ignoring unsupported personality flags: [\"X\"]"]);
+    set(&mut config, "/process/scheduler/flags", json!(["SCHED_FLAG_X"]));
+    assert!(temp.load(config.to_string().as_bytes()).is_err());
 }
 
 #[test]
