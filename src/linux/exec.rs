@@ -59,6 +59,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let kinds = namespaces_to_join(exec.init.pid)?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
+    let unprivileged = !rustix::process::geteuid().is_root();
     let joined = join_in_parent(&init, kinds)?;
     affinity.enter_initial()?;
     let (side, joiner) = clone(exec)?;
@@ -67,8 +68,17 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
             let kinds = kinds & !joined;
-            let inherited =
-                Inherited { init, joiner, kinds, in_user_namespace, attributes, affinity, filter, console };
+            let inherited = Inherited {
+                init,
+                joiner,
+                kinds,
+                in_user_namespace,
+                unprivileged,
+                attributes,
+                affinity,
+                filter,
+                console,
+            };
             child(exec, inherited, &channel, talk, workload)
         }
         Side::Parent(spawned) => spawned,
@@ -193,6 +203,7 @@ struct Inherited {
     kinds: i32,
     /// The user namespace is not the host's.
     in_user_namespace: bool,
+    unprivileged: bool,
     attributes: Attributes,
     affinity: Affinity,
     filter: Option<Filter>,
@@ -215,6 +226,7 @@ fn child(
         talk: talk.as_raw_fd(),
         channel,
         first_free_fd: exec.preserved.end(),
+        dumpable: inherited.unprivileged,
         in_running: true,
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
