@@ -2,6 +2,7 @@
 //! and before any side effect; a field that nobody honours is never dropped in silence. Touches nothing but the
 //! files it reads.
 
+mod attributes;
 mod checks;
 mod lenient;
 mod namespaces;
@@ -150,6 +151,12 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
         }
     }
     let Some(linux) = spec.linux_mut() else { return };
+    if let Some(flags) =
+        linux.personality().as_ref().and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty())
+    {
+        // As runc: Linux has flags, the specification defines none yet.
+        warnings.push(format!("linux.personality: ignoring unsupported personality flags: {flags:?}"));
+    }
     let namespaces = linux.namespaces().clone().map(|mut namespaces| {
         for namespace in &mut namespaces {
             let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());

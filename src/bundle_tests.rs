@@ -93,9 +93,13 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/process/oomScoreAdj", json!(1001))], "oomScoreAdj 1001"),
         (vec![("/process/selinuxLabel", json!("x"))], "process: selinuxLabel"),
         (vec![("/process/apparmorProfile", json!("x"))], "process: apparmorProfile"),
-        (vec![("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}))], "ioPriority is not supported yet"),
-        (vec![("/process/scheduler", json!({"policy": "SCHED_BATCH"}))], "scheduler is not supported yet"),
-        (vec![("/process/execCPUAffinity", json!({"initial": "0"}))], "execCPUAffinity is not supported yet"),
+        (vec![("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8}))], "process: invalid ioPriority.priority: 8"),
+        (vec![("/process/ioPriority", json!({"class": "IOPRIO_CLASS_X"}))], "process.ioPriority.class: unknown variant"),
+        (vec![("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 20}))], "invalid scheduler.nice: 20 when scheduler.policy is SCHED_BATCH"),
+        (vec![("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1}))], "scheduler.priority can only be specified for"),
+        (vec![("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 1, "period": 1}))], "can only be specified for SchedDeadline"),
+        (vec![("/process/scheduler", json!({"nice": 1}))], "process.scheduler: missing field `policy`"),
+        (vec![("/process/execCPUAffinity", json!({"initial": "x"}))], "process.execCPUAffinity.initial: Invalid execCPUAffinity format: x"),
         (vec![("/process/args/0", json!("a\0b"))], "process.args[0]: strings must not contain NUL bytes"),
         (vec![("/process/env/0", json!("A=\0"))], "process.env[0]: strings must not contain NUL bytes"),
         (vec![("/mounts/0/destination", json!("/\0"))], "mounts[0].destination: strings must not contain NUL bytes"),
@@ -147,13 +151,22 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
             {"names": [], "action": "SCMP_ACT_ERRNO"}]}))], "linux.seccomp.syscalls[0].names must not be empty"),
         (vec![("/linux/intelRdt", json!({"closID": "x"}))], "linux.intelRdt is not supported yet"),
-        (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}))], "linux.memoryPolicy is not supported yet"),
+        (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": " "}))], "linux.memoryPolicy: MPOL_BIND requires at least one node"),
+        (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL", "nodes": "0"}))], "linux.memoryPolicy: MPOL_LOCAL takes no nodes"),
+        (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags":
+            ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}))], "mutually exclusive"),
+        (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}))],
+            "MPOL_F_NUMA_BALANCING can only be used with"),
         (vec![("/linux/netDevices", json!({"eth0": {}}))], "linux.netDevices is not supported yet"),
-        (vec![("/linux/personality", json!({"domain": "LINUX32"}))], "linux.personality is not supported yet"),
+        (vec![("/linux/personality", json!({"domain": "BSD"}))], "linux.personality.domain: unknown variant `BSD`"),
         (vec![("/linux/mountLabel", json!("x"))], "linux.mountLabel"),
         (vec![("/mounts/0/destination", json!(""))], "mounts[0].destination must not be empty"),
-        (vec![("/mounts/0/options", json!(["idmap"]))], "mounts[0]: option idmap is not supported yet"),
-        (vec![("/mounts/0/uidMappings", map(0, 0, 1))], "mounts[0]: uidMappings is not supported yet"),
+        (vec![("/mounts/0/options", json!(["idmap"]))], "mounts[0]: id-mapped mounts are only supported for bind-mounts"),
+        (vec![("/mounts/0/options", json!(["bind", "ridmap"]))], "mounts[0]: id-mapped mounts must have both uid and gid mappings"),
+        (vec![("/mounts/0/options", json!(["bind"])), ("/mounts/0/uidMappings", map(0, 0, 1))], "must have both uid and gid mappings"),
+        (vec![("/mounts/0/options", json!(["bind"])), ("/mounts/0/uidMappings", map(0, 0, 1)), ("/mounts/0/gidMappings", map(0, 0, 0))],
+            "mounts[0]: gidMappings: [0].size must not be 0"),
+        (vec![("/mounts/0/options", json!(["bind", "idmap=uids=0-1-2"]))], "mounts[0]: option \"idmap=uids=0-1-2\" is not supported"),
         (vec![("/hooks", json!({"poststop": [{"path": "x"}]}))], "hooks.poststop[0]: path \"x\" must be absolute"),
         (vec![("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}))], "hooks.prestart[0]: timeout 0"),
         (vec![("/vm", json!({"kernel": {"path": "/x"}}))], "vm"),
@@ -207,6 +220,8 @@ fn accepted() {
         ],
         vec![("/linux/namespaces/5", json!({"type": "user", "path": "/proc/self/ns/user"}))],
         vec![("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}))],
+        vec![("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 9, "nice": 30}))],
+        vec![("/linux/memoryPolicy", json!({"mode": "MPOL_PREFERRED"}))],
         vec![("/annotations", json!({"a": "with \0 in it"}))],
         vec![("/process/args", json!(["a literal \\u0000"]))],
         vec![("/someday", json!({"new": 1}))],
@@ -252,6 +267,24 @@ fn unknown_capabilities_are_dropped_with_a_warning() {
     let (process, _) = parse_process(br#"{"args":["x"],"cwd":"/"}"#).unwrap();
     assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
     assert!(parse_process(br#"{"user":{"uid":0,"gid":0},"args":[],"cwd":"/"}"#).is_err());
+}
+
+#[test]
+fn attributes_by_the_specification_s_spelling() {
+    let temp = Temp::new("attributes");
+    let mut config = base();
+    let flags = json!(["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"]);
+    set(&mut config, "/process/scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 1, "flags": flags}));
+    set(&mut config, "/process/execCPUAffinity", json!({"initial": "0-1,3", "final": ""}));
+    set(&mut config, "/linux/personality", json!({"domain": "LINUX", "flags": ["X"]}));
+    let bundle = temp.load(config.to_string().as_bytes()).unwrap();
+    let process = bundle.spec.process().as_ref().unwrap();
+    assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
+    let affinity = process.exec_cpu_affinity().as_ref().unwrap();
+    assert_eq!((affinity.initial().as_deref(), affinity.cpu_affinity_final()), (Some("0-1,3"), &None));
+    assert_eq!(bundle.warnings, ["linux.personality: ignoring unsupported personality flags: [\"X\"]"]);
+    set(&mut config, "/process/scheduler/flags", json!(["SCHED_FLAG_X"]));
+    assert!(temp.load(config.to_string().as_bytes()).is_err());
 }
 
 #[test]

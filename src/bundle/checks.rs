@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxSeccompAction, Spec,
 };
 
-use super::{namespaces, process, unsupported};
+use super::{attributes, namespaces, process, unsupported};
 
 const CHECKS: &[fn(&Spec) -> Result<()>] =
     &[version, unsupported::platforms, root, has_process, linux, names, mounts, hooks];
@@ -22,6 +22,7 @@ const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
     namespaces::time,
     namespaces::paths_need_mount,
     namespaces::sysctl,
+    attributes::memory_policy,
     hidden_paths,
     propagation,
     devices,
@@ -80,7 +81,8 @@ fn mounts(spec: &Spec) -> Result<()> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{index}]");
         ensure!(!mount.destination().as_os_str().is_empty(), "{field}.destination must not be empty");
-        unsupported::mount(mount).context(field)?;
+        unsupported::mount(mount).with_context(|| field.clone())?;
+        namespaces::mount(mount, spec.linux().as_ref()).context(field)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The second look at a document that did not parse: mends what runc accepts and our parser does not. Capability
-//! names the kernel's list has outgrown (runc warns: "ignoring unknown or unavailable capabilities"), and a
-//! process without `user`, which config.md does not require. Nothing else: other errors stand.
+//! names the kernel's list has outgrown (runc warns: "ignoring unknown or unavailable capabilities"), a process
+//! without `user`, which config.md does not require, scheduler flags by the specification's names where oci-spec
+//! 0.10 has others, and an empty CPU list, which config.md takes for none. Nothing else: other errors stand.
 
 use oci_spec::runtime::Capability;
 use serde_json::{Map, Value, json};
@@ -19,10 +20,37 @@ pub fn mend(bytes: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
     if userless {
         process.insert("user".into(), json!({}));
     }
-    if warnings.is_empty() && !userless {
+    let respelled = respell_scheduler_flags(process);
+    let emptied = drop_empty_affinity(process);
+    if warnings.is_empty() && !userless && !respelled && !emptied {
         return None;
     }
     Some((serde_json::to_vec(&document).ok()?, warnings))
+}
+
+fn respell_scheduler_flags(process: &mut Map<String, Value>) -> bool {
+    const NAMES: [(&str, &str); 2] = [
+        ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+        ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ];
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    let mut changed = false;
+    for flag in flags.into_iter().flatten() {
+        if let Some((_, theirs)) = NAMES.iter().find(|(name, _)| flag == name) {
+            *flag = json!(theirs);
+            changed = true;
+        }
+    }
+    changed
+}
+
+fn drop_empty_affinity(process: &mut Map<String, Value>) -> bool {
+    let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) else {
+        return false;
+    };
+    let before = affinity.len();
+    affinity.retain(|_, list| list != "");
+    affinity.len() != before
 }
 
 fn drop_unknown(sets: &mut Map<String, Value>, warnings: &mut Vec<String>) {

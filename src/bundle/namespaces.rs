@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind, Mount};
 
 /// The kernel's limit on lines of a map (user_namespaces(7)).
 const MAX_MAPPINGS: usize = 340;
@@ -59,6 +59,26 @@ pub fn user(linux: &Linux) -> Result<()> {
         mappings(map.as_deref().unwrap_or_default()).context(field)?;
     }
     Ok(())
+}
+
+/// Idmapped mounts (config.md, "mounts"; the texts are runc's): mappings, the option that says so, or both. The
+/// option alone means the container's own.
+pub fn mount(mount: &Mount, linux: Option<&Linux>) -> Result<()> {
+    let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+    let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+    let word = |names: [&str; 2]| mount.options().iter().flatten().any(|word| names.contains(&word.as_str()));
+    if uids.is_empty() && gids.is_empty() && !word(["idmap", "ridmap"]) {
+        return Ok(());
+    }
+    ensure!(
+        mount.typ().as_deref() == Some("bind") || word(["bind", "rbind"]),
+        "id-mapped mounts are only supported for bind-mounts"
+    );
+    let both = !uids.is_empty() && !gids.is_empty();
+    let container = uids.is_empty() && gids.is_empty() && linux.is_some_and(|linux| has(linux, Kind::User));
+    ensure!(both || container, "id-mapped mounts must have both uid and gid mappings specified");
+    mappings(uids).context("uidMappings")?;
+    mappings(gids).context("gidMappings")
 }
 
 /// The kernel answers all of these with a bare EINVAL.

@@ -5,10 +5,20 @@ use std::collections::HashSet;
 use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::Process;
 
-use super::unsupported;
+use super::{attributes, unsupported};
 
-const CHECKS: &[fn(&Process) -> Result<()>] =
-    &[args, cwd, env, user, rlimits, console, oom_score, unsupported::process];
+const CHECKS: &[fn(&Process) -> Result<()>] = &[
+    args,
+    cwd,
+    env,
+    user,
+    rlimits,
+    console,
+    oom_score,
+    attributes::scheduler,
+    attributes::io_priority,
+    unsupported::process,
+];
 
 pub fn check(process: &Process) -> Result<()> {
     CHECKS.iter().try_for_each(|check| check(process))

@@ -64,7 +64,8 @@ pub struct Args {
     /// Pass N additional file descriptors to the process (stdio + $LISTEN_FDS + N in total)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
-    /// Run the process in an existing sub-cgroup of the container's
+    /// Run the process in an existing sub-cgroup of the container's; with controllers, for these only
+    /// (cgroup v1, may be repeated)
     #[arg(long, value_name = "[CONTROLLER,..:]PATH")]
     pub cgroup: Vec<String>,
     /// Allow exec in a paused container
@@ -155,11 +156,6 @@ fn enter(
     console: Option<std::os::fd::OwnedFd>,
 ) -> Result<Running> {
     let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
-    let sub_cgroup = match args.cgroup.as_slice() {
-        [] => None,
-        [one] => Some(one.as_str()),
-        _ => bail!("--cgroup can be given once only"),
-    };
     let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
     let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut workload = executor::select(&Selection {
@@ -179,12 +175,12 @@ fn enter(
     let exec = Exec {
         id: &args.id,
         process,
-        seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()),
+        linux: spec.linux().as_ref(),
         seccomp_cache: &globals.root.seccomp_cache(),
         seccomp_state: &|pid| common::hook_state(&entry.record, Status::Running, Some(pid)),
         init,
         cgroup: &cgroup,
-        sub_cgroup,
+        sub_cgroups: &args.cgroup,
         preserved,
         no_new_keyring: entry.record.no_new_keyring,
     };

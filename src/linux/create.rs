@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxSeccomp, Mount, Process, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::attributes::Attributes;
 use super::cgroup::Cgroup;
 use super::fds::Preserved;
 use super::hooks::{self, Place};
@@ -66,6 +67,7 @@ pub fn create(
         .and_then(|l| l.seccomp().as_ref())
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
+    let attributes = Attributes::of(create.process, linux)?;
     let plan = Plan::of(linux)?;
     let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
     let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
@@ -74,11 +76,12 @@ pub fn create(
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
     let ready = delegate(create, &plan);
-    let joiner = ready.and_then(|()| create.cgroup.joiner(None));
+    let joiner = ready.and_then(|()| create.cgroup.joiner(&[]));
     let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
         Ok((Side::Child(channel), joiner)) => {
-            let inherited = Inherited { plan, joiner, sources, filter, listener, console, unprivileged };
+            let inherited =
+                Inherited { plan, joiner, sources, attributes, filter, listener, console, unprivileged };
             init::run(create, inherited, channel, workload)
         }
         Ok((Side::Parent(spawned), _)) => spawned,
@@ -127,7 +130,8 @@ fn attend(
     let pid = spawned.process.pid;
     journal.cloned(spawned.process)?;
     if plan.makes(libc::CLONE_NEWUSER) {
-        namespaces::write_id_maps(pid, create.spec.linux().as_ref().context("linux is missing")?)?;
+        let (uids, gids) = namespaces::id_maps(create.spec.linux().as_ref());
+        namespaces::write_id_maps(pid, uids, gids)?;
     }
     process::set_oom_score_adj(pid, create.process)?;
     spawned.channel.send(Tag::Go, &[], None)?;

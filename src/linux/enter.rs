@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 
+use super::attributes::Attributes;
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
 use super::{fds, guest_tree, labels, pid1, process, sys, terminal};
@@ -35,6 +36,7 @@ impl Proc {
 /// One process about to become its workload.
 pub struct Entering<'a> {
     pub process: &'a Process,
+    pub attributes: &'a Attributes,
     pub filter: Option<&'a Filter>,
     pub proc: Option<Proc>,
     pub area: Option<pid1::Area>,
@@ -73,7 +75,9 @@ impl Entering<'_> {
         }
         if no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("process.noNewPrivileges")?;
-        } else {
+        }
+        self.attributes.apply()?;
+        if !no_new_privileges {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
 use rustix::fs::{Mode, OFlags};
 
+use super::attributes::{Affinity, Attributes};
 use super::cgroup::{Cgroup, Joiner};
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
@@ -22,7 +23,8 @@ use crate::seam::{self, Workload};
 pub struct Exec<'a> {
     pub id: &'a str,
     pub process: &'a Process,
-    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The container's own, for what holds of all its processes.
+    pub linux: Option<&'a Linux>,
     /// Where compiled profiles are kept.
     pub seccomp_cache: &'a Path,
     /// The runtime-spec State document, with the process's pid, for a seccomp agent.
@@ -31,9 +33,15 @@ pub struct Exec<'a> {
     pub init: seam::Process,
     pub cgroup: &'a Cgroup,
     /// `--cgroup`.
-    pub sub_cgroup: Option<&'a str>,
+    pub sub_cgroups: &'a [String],
     pub preserved: Preserved,
     pub no_new_keyring: bool,
+}
+
+impl Exec<'_> {
+    fn seccomp(&self) -> Option<&LinuxSeccomp> {
+        self.linux.and_then(|linux| linux.seccomp().as_ref())
+    }
 }
 
 /// The exec'd process, running.
@@ -45,7 +53,9 @@ pub struct Running {
 /// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
 pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
     let filter =
-        exec.seccomp.map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
+        exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
+    let attributes = Attributes::of(exec.process, exec.linux)?;
+    let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
     if !lifecycle::alive(exec.init) {
@@ -56,23 +66,25 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let unprivileged = !rustix::process::geteuid().is_root();
     let joined = join_in_parent(&init, kinds)?;
+    affinity.enter_initial()?;
     let cloned = clone(exec);
-    if joined == libc::CLONE_NEWPID && !matches!(cloned, Ok((Side::Child(_), _))) {
-        // What we start from now on (a compile) is the host's again.
-        let ours = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        sys::setns(ours.as_fd(), libc::CLONE_NEWPID).context("go back to our pid namespace")?;
+    if !matches!(cloned, Ok((Side::Child(_), _))) {
+        leave_pid_namespace(joined)?;
     }
     let (side, joiner) = cloned?;
     let spawned = match side {
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
+            let kinds = kinds & !joined;
             let inherited = Inherited {
                 init,
                 joiner,
-                kinds: kinds & !joined,
+                kinds,
                 in_user_namespace,
                 unprivileged,
+                attributes,
+                affinity,
                 filter,
                 console,
             };
@@ -112,13 +124,22 @@ fn join_in_parent(init: &OwnedFd, kinds: i32) -> Result<i32> {
     Ok(done)
 }
 
+/// What we start from now on (a compile) is the host's again. Having entered its user namespace there is no way back.
+fn leave_pid_namespace(joined: i32) -> Result<()> {
+    if joined != libc::CLONE_NEWPID {
+        return Ok(());
+    }
+    let ours = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::setns(ours.as_fd(), libc::CLONE_NEWPID).context("go back to our pid namespace")
+}
+
 fn clone(exec: &Exec<'_>) -> Result<(Side, Joiner)> {
     // CVE-2016-9962: until its execve the process is in sight of the container with our memory and descriptors.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     let (ours, theirs) = Channel::pair()?;
-    let mut joiner = exec.cgroup.joiner(exec.sub_cgroup)?;
+    let mut joiner = exec.cgroup.joiner(exec.sub_cgroups)?;
     let mut cloned = sys::clone3(0, joiner.into_cgroup(), false);
-    if exec.sub_cgroup.is_none() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
+    if exec.sub_cgroups.is_empty() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
         // A cgroup v2 that hands controllers down takes no process; the container's init has moved below it.
         joiner = exec.cgroup.joiner_beside(exec.init.pid)?;
         cloned = sys::clone3(0, joiner.into_cgroup(), false);
@@ -180,7 +201,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
             }
             Tag::SeccompListener => {
                 let state = (exec.seccomp_state)(spawned.process.pid);
-                super::create::send_listener(exec.seccomp, &state, spawned, &message.body)?;
+                super::create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Limits => {
@@ -206,6 +227,8 @@ struct Inherited {
     /// The user namespace is not the host's.
     in_user_namespace: bool,
     unprivileged: bool,
+    attributes: Attributes,
+    affinity: Affinity,
     filter: Option<Filter>,
     console: Option<OwnedFd>,
 }
@@ -219,6 +242,7 @@ fn child(
 ) -> ! {
     let mut entering = Entering {
         process: exec.process,
+        attributes: &inherited.attributes,
         filter: inherited.filter.as_ref(),
         proc: None,
         area: None,
@@ -247,6 +271,7 @@ fn prepare(
 ) -> Result<()> {
     foreground::reset_signals_in_child()?;
     inherited.joiner.enter().context("join the cgroup")?;
+    inherited.affinity.settle()?;
     let mut keep = workload.needs().carry;
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
     keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 
+use super::attributes::Attributes;
 use super::cgroup::Joiner;
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
@@ -21,6 +22,7 @@ pub struct Inherited {
     pub plan: Plan,
     pub joiner: Joiner,
     pub sources: Sources,
+    pub attributes: Attributes,
     pub filter: Option<Filter>,
     /// The start socket, listening.
     pub listener: OwnedFd,
@@ -67,9 +69,11 @@ fn live(
     channel: Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
-    let Inherited { plan, joiner, sources, filter, listener, console, unprivileged: dumpable } = inherited;
+    let Inherited { plan, joiner, sources, attributes, filter, listener, console, unprivileged: dumpable } =
+        inherited;
     let mut entering = Entering {
         process: create.process,
+        attributes: &attributes,
         filter: filter.as_ref(),
         proc: None,
         area: None,

@@ -1,6 +1,7 @@
 //! How a container is made, joined, limited and ended.
 
 pub mod about;
+mod attributes;
 pub mod cgroup;
 pub mod confine;
 pub mod create;

@@ -139,7 +139,7 @@ fn name(kind: i32) -> &'static str {
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd> {
+pub fn open(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("open namespace {}", path.display()))
 }
@@ -150,10 +150,15 @@ fn is_own_user_namespace(fd: &OwnedFd) -> Result<bool> {
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
 }
 
+/// `linux.uidMappings` and `linux.gidMappings`.
+pub fn id_maps(linux: Option<&Linux>) -> (&[LinuxIdMapping], &[LinuxIdMapping]) {
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref());
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref());
+    (uids.unwrap_or_default(), gids.unwrap_or_default())
+}
+
 /// Writes the id maps of the new user namespace of `pid`, once, from outside.
-pub fn write_id_maps(pid: i32, linux: &Linux) -> Result<()> {
-    let uids = linux.uid_mappings().as_deref().unwrap_or_default();
-    let gids = linux.gid_mappings().as_deref().unwrap_or_default();
+pub fn write_id_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         write_map(pid, "uid_map", uids)?;
         return write_map(pid, "gid_map", gids);

@@ -10,7 +10,7 @@ use rustix::process::{
 use super::cgroup::Joiner;
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
-use super::{foreground, sys};
+use super::{attributes, foreground, sys};
 use crate::seam::Process;
 
 /// The process as its parent holds it.
@@ -42,6 +42,7 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
             drop(ours);
             let entered =
                 foreground::reset_signals_in_child().and_then(|()| joiner.enter().context("join the cgroup"));
+            attributes::reset_affinity();
             match entered.and_then(|()| if intermediate { cross(plan, &theirs) } else { Ok(()) }) {
                 Ok(()) => Ok(Side::Child(theirs)),
                 Err(error) => {

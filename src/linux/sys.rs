@@ -67,6 +67,7 @@ pub const MOUNT_ATTR_NOATIME: u64 = 0x10;
 pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
 pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
+pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 
 /// mount_setattr(2) (5.12) on the mount that `mount` itself names.
 pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
@@ -285,4 +286,52 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 pub fn forget_env(name: &str) {
     // SAFETY: one thread, an invariant of runw until the workload runs, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) };
+}
+
+/// The argument of sched_setattr(2), in the size Linux has known since 5.3.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
+}
+
+/// sched_setattr(2) on ourselves.
+pub fn sched_setattr(attr: &SchedAttr) -> io::Result<()> {
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..*attr };
+    // SAFETY: `attr` is a live repr(C) struct without padding, whose first member is its size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) })
+}
+
+/// ioprio_set(2) on ourselves.
+pub fn ioprio_set(priority: i32) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })
+}
+
+/// personality(2).
+pub fn personality(domain: u64) -> io::Result<()> {
+    // SAFETY: an integer only; what it changes of this process's memory is where later mappings go.
+    check(unsafe { libc::syscall(libc::SYS_personality, domain) })
+}
+
+/// 1024 NUMA nodes, the most Linux can be built for.
+pub type NodeMask = [u64; 16];
+
+/// set_mempolicy(2) of this thread, which is the only one.
+pub fn set_mempolicy(mode: i32, nodes: Option<&NodeMask>) -> io::Result<()> {
+    // The kernel reads one bit less than it is told (mm/mempolicy.c, get_nodes).
+    let (mask, bits) =
+        nodes.map_or((std::ptr::null(), 0), |nodes| (nodes.as_ptr(), NodeMask::default().len() * 64 + 1));
+    // SAFETY: the mask is null with no bits, or a live array whose last word holds the last bit that is read.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) })
 }

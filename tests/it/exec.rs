@@ -297,6 +297,31 @@ fn in_a_sub_cgroup() {
 }
 
 #[test]
+fn in_several_sub_cgroups() {
+    if differs(Kind::Crun, "1.8 takes one path for all") {
+        return;
+    }
+    let c = up();
+    for (controller, sub) in [("pids", "a"), ("memory", "b")] {
+        std::fs::create_dir(c.cgroup(controller).join(sub)).expect("mkdir");
+    }
+    let show = ["/bin/sh", "-c", "cat /proc/self/cgroup"];
+    let out = c.exec(&["--cgroup", "pids:a", "--cgroup", "memory:b"], &show).ok();
+    for (controller, path) in [("pids", "/a"), ("memory", "/b"), ("freezer", "")] {
+        let line = out.out.lines().find(|l| l.contains(controller)).expect("a v1 hierarchy");
+        assert!(line.ends_with(&format!("{}{path}", c.id)), "{line}");
+    }
+    for (flags, wanted) in [
+        (["--cgroup", "a", "--cgroup", "pids:a"], "missing <controller>: prefix"),
+        (["--cgroup", "pids:a", "--cgroup", "pids:b"], "specified multiple times"),
+        (["--cgroup", "pids:a", "--cgroup", "warp:b"], "unknown controller warp"),
+    ] {
+        let out = c.exec(&flags, &show);
+        assert!(out.code == 255 && out.err.contains(wanted), "{out:?}");
+    }
+}
+
+#[test]
 fn a_frozen_container_refuses() {
     if runw_only("pause here; it stands in for a freezer held by the operator") || !c_freezer() {
         return;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, cap, differs, kind, nothing_left, run};
+use crate::harness::{Bundle, Container, Kind, cap, differs, id_map, kind, nothing_left, run};
 
 /// One line of /proc/self/mountinfo as the container sees it.
 struct Mount {
@@ -434,18 +434,108 @@ fn an_idmapped_bind() {
     {
         return;
     }
-    let bundle = Bundle::sh("stat -c %u:%g /d/f; touch /d/new").user_namespace();
+    let bundle = Bundle::sh("stat -c %u:%g /mnt/f; touch /mnt/new").user_namespace();
     let dir = bundle.outside("d");
     std::fs::write(dir.join("f"), "x").expect("write");
     std::os::unix::fs::chown(dir.join("f"), Some(5), Some(6)).expect("chown");
     let maps = (bundle.config["linux"]["uidMappings"].clone(), bundle.config["linux"]["gidMappings"].clone());
     let c = Container::new(bundle.edit(|c| {
-        let mount: Value = json!({"destination": "/d", "type": "bind", "source": dir, "options": ["bind"],
+        let mount: Value = json!({"destination": "/mnt", "type": "bind", "source": dir, "options": ["bind"],
             "uidMappings": maps.0, "gidMappings": maps.1});
         c["mounts"].as_array_mut().expect("mounts").push(mount);
     }));
     assert_eq!(c.run().ok().out, "5:6\n");
     assert_eq!(std::fs::metadata(c.bundle.path().join("d/new")).expect("stat").uid(), 0);
+}
+
+fn idmaps_are_ours_to_test() -> bool {
+    !differs(Kind::Runc, "1.1 has no idmapped mounts")
+        && !differs(Kind::Crun, "1.8 takes them by an option of its own")
+}
+
+/// A bind of a directory with the file `f` of 5:6, mapped by the options and maps given.
+fn mapped_bind(script: &str, prepare: impl FnOnce(Bundle) -> Bundle, fields: &Value) -> Container {
+    let bundle = prepare(Bundle::sh(script));
+    let dir = bundle.outside("d");
+    std::fs::create_dir(dir.join("sub")).expect("mkdir");
+    std::fs::write(dir.join("f"), "x").expect("write");
+    std::os::unix::fs::chown(dir.join("f"), Some(5), Some(6)).expect("chown");
+    Container::new(bundle.edit(|c| {
+        let mut mount = json!({"destination": "/mnt", "type": "bind", "source": dir});
+        mount.as_object_mut().expect("object").extend(fields.as_object().expect("object").clone());
+        c["mounts"].as_array_mut().expect("mounts").push(mount);
+    }))
+}
+
+fn maps(options: &[&str], uids: Value, gids: Value) -> Value {
+    json!({"options": options, "uidMappings": uids, "gidMappings": gids})
+}
+
+#[test]
+fn an_idmap_without_a_user_namespace() {
+    if !idmaps_are_ours_to_test() {
+        return;
+    }
+    let fields = maps(&["bind", "idmap"], id_map(0, 1000, 100), id_map(0, 2000, 100));
+    let c = mapped_bind("stat -c %u:%g /mnt/f", |bundle| bundle, &fields);
+    assert_eq!(c.run().ok().out, "1005:2006\n");
+}
+
+#[test]
+fn a_ridmap_takes_sub_mounts_and_an_idmap_does_not() {
+    if !idmaps_are_ours_to_test() {
+        return;
+    }
+    for (option, wanted) in [("idmap", "1005 0\n"), ("ridmap", "1005 1000\n")] {
+        let fields = maps(&["rbind", option], id_map(0, 1000, 100), id_map(0, 1000, 100));
+        let c = mapped_bind("echo $(stat -c %u /mnt/f /mnt/sub/f)", |bundle| bundle, &fields);
+        let dir = c.bundle.path().join("d");
+        assert_eq!(with_submount(&c, &dir).ok().out, wanted, "{option}");
+    }
+}
+
+#[test]
+fn an_idmap_by_the_container_s_own_mappings() {
+    if !idmaps_are_ours_to_test() {
+        return;
+    }
+    let script = "stat -c %u:%g /mnt/f; touch /mnt/new";
+    let c = mapped_bind(script, Bundle::user_namespace, &json!({"options": ["bind", "idmap"]}));
+    assert_eq!(c.run().ok().out, "5:6\n");
+    assert_eq!(std::fs::metadata(c.bundle.path().join("d/new")).expect("stat").uid(), 0);
+    // And by those of a user namespace that is joined.
+    let owner = Container::up(Bundle::sh("exec sleep 100").user_namespace());
+    let path = format!("/proc/{}/ns/user", owner.pid());
+    let joins = |bundle: Bundle| bundle.namespace("user", Some(Path::new(&path)));
+    let c = mapped_bind(script, joins, &json!({"options": ["bind", "idmap"]}));
+    assert_eq!(c.run().ok().out, "5:6\n");
+}
+
+#[test]
+fn idmaps_that_cannot_be() {
+    if !idmaps_are_ours_to_test() {
+        return;
+    }
+    let map = || id_map(0, 1000, 100);
+    for (fields, wanted) in [
+        (json!({"options": ["bind", "idmap"]}), "must have both uid and gid mappings specified"),
+        (maps(&["bind"], map(), json!([])), "must have both uid and gid mappings specified"),
+        (maps(&["bind"], map(), id_map(0, 1, 0)), "gidMappings: [0].size must not be 0"),
+        (
+            json!({"type": "tmpfs", "uidMappings": map(), "gidMappings": map()}),
+            "id-mapped mounts are only supported for bind-mounts",
+        ),
+        // Not every file system can be mapped: procfs belongs to a user namespace.
+        (
+            json!({"source": "/proc", "options": ["bind"], "uidMappings": map(), "gidMappings": map()}),
+            "mount /mnt: set the id mapping",
+        ),
+    ] {
+        let c = mapped_bind("true", |bundle| bundle, &fields);
+        let out = c.run();
+        assert!(out.code == 1 && out.err.contains(wanted), "{fields}: {out:?}");
+        nothing_left(&c);
+    }
 }
 
 #[test]

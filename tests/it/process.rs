@@ -337,6 +337,21 @@ fn personality_is_applied() {
 }
 
 #[test]
+fn a_personality_is_the_whole_container_s_and_flags_are_warned_of() {
+    if differs(Kind::Runc, "1.1 knows no personality") || differs(Kind::Crun, "other words for flags") {
+        return;
+    }
+    let bundle = Bundle::sh("exec sleep 100");
+    let mut c = Container::new(bundle.edit(|c| {
+        c["linux"]["personality"] = json!({"domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE"]});
+    }));
+    let out = c.create_with(&[]).ok();
+    assert!(out.err.contains("ignoring unsupported personality flags"), "{out:?}");
+    c.start();
+    assert_eq!(c.sh("uname -m"), "i686\n");
+}
+
+#[test]
 fn scheduler_and_io_priority() {
     if differs(Kind::Runc, "1.1 knows neither") || differs(Kind::Crun, "1.8 knows neither") {
         return;
@@ -348,4 +363,104 @@ fn scheduler_and_io_priority() {
     let out = c.run().ok().out;
     assert!(out.starts_with("7 3\n"), "{out}");
     assert!(out.contains("best-effort: prio 6"), "{out}");
+}
+
+#[test]
+fn scheduler_and_io_priority_of_an_exec() {
+    if differs(Kind::Runc, "1.1 knows neither") || differs(Kind::Crun, "1.8 knows neither") {
+        return;
+    }
+    let c = Container::up(Bundle::sh("exec sleep 100"));
+    let mut process = c.bundle.config["process"].clone();
+    process["args"] = json!(["/bin/sh", "-c", "cut -d' ' -f18,19,40,41 /proc/self/stat; ionice"]);
+    process["scheduler"] = json!({"policy": "SCHED_IDLE"});
+    process["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0});
+    process["capabilities"] = json!({});
+    let out = exec_process(&c, &process).ok().out;
+    assert!(out.starts_with("20 0 0 5\n") && out.contains("idle"), "{out}");
+    process["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": 40});
+    let out = exec_process(&c, &process);
+    assert!(out.err.contains("invalid scheduler.nice: 40 when scheduler.policy is SCHED_OTHER"), "{out:?}");
+    // The specification's own spelling, and with it a policy that only the privileged may have.
+    process["scheduler"] =
+        json!({"policy": "SCHED_OTHER", "nice": -5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+    process["args"] = json!(["/bin/sh", "-c", "read -r stat </proc/$$/stat; set -- $stat; echo ${19}"]);
+    let out = exec_process(&c, &process).ok().out;
+    assert_eq!(out, "-5\n");
+}
+
+fn exec_process(c: &Container, process: &Value) -> crate::harness::Out {
+    let path = c.bundle.path().join("process.json");
+    std::fs::write(&path, process.to_string()).expect("write the process");
+    c.exec(&["--process", path.to_str().expect("UTF-8")], &[])
+}
+
+#[test]
+fn cpu_affinity_of_an_exec() {
+    if differs(Kind::Runc, "1.1 knows none") || differs(Kind::Crun, "1.8 knows none") {
+        return;
+    }
+    let cpus = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+    let c = Container::up(
+        Bundle::sh("exec sleep 100")
+            .edit(|c| c["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "1"})),
+    );
+    let all = std::fs::read_to_string("/proc/self/status").expect("status");
+    let all = field(&all, "Cpus_allowed_list").to_owned();
+    if all == "0" {
+        return println!("SKIPPED: one CPU tells no affinity from another");
+    }
+    // Init is not concerned, an exec is; the final list may be left out or empty.
+    let init = std::fs::read_to_string(format!("/proc/{}/status", c.pid())).expect("status");
+    assert_eq!(field(&init, "Cpus_allowed_list"), all);
+    assert_eq!(c.sh(cpus), "1\n");
+    let mut process = c.bundle.config["process"].clone();
+    process["args"] = json!(["/bin/sh", "-c", cpus]);
+    process["execCPUAffinity"] = json!({"initial": "0", "final": ""});
+    assert_eq!(exec_process(&c, &process).ok().out, format!("{all}\n"));
+    process["execCPUAffinity"] = json!({"final": "1000"});
+    let out = exec_process(&c, &process);
+    assert!(out.code == 255 && out.err.contains("error setting final affinity"), "{out:?}");
+    process["execCPUAffinity"] = json!({"initial": "5000"});
+    let out = exec_process(&c, &process);
+    assert!(out.code == 255 && out.err.contains("process.execCPUAffinity.initial"), "{out:?}");
+}
+
+#[test]
+fn a_container_is_not_kept_on_its_caller_s_cpus() {
+    if differs(Kind::Runc, "1.1 keeps them") || differs(Kind::Crun, "keeps them") {
+        return;
+    }
+    let c = Container::new(Bundle::sh("grep Cpus_allowed_list /proc/self/status | cut -f2"));
+    let run = c.run_command(&[]);
+    let mut pinned = std::process::Command::new("taskset");
+    pinned.args(["-c", "0"]).arg(run.get_program()).args(run.get_args());
+    let all = std::fs::read_to_string("/proc/self/status").expect("status");
+    let out = crate::harness::run(&mut pinned).ok().out;
+    assert_eq!(out.trim(), field(&all, "Cpus_allowed_list"));
+}
+
+#[test]
+fn a_memory_policy_is_the_whole_container_s() {
+    if differs(Kind::Runc, "1.1 knows none") || differs(Kind::Crun, "1.8 knows none") {
+        return;
+    }
+    if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        return println!("SKIPPED: a kernel without NUMA shows no memory policy");
+    }
+    let maps = "head -n 1 /proc/self/numa_maps | cut -d' ' -f2";
+    let with = |policy: Value| {
+        Bundle::sh(&format!("{maps}; exec sleep 100")).edit(|c| c["linux"]["memoryPolicy"] = policy)
+    };
+    let c = Container::up(with(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]})));
+    c.wait_out("bind=static:0\n");
+    assert_eq!(c.sh(maps), "bind=static:0\n");
+    // A node that is not there, and none at all.
+    for (nodes, wanted) in [("900", "linux.memoryPolicy: set_mempolicy"), ("", "requires at least one node")]
+    {
+        let c = Container::new(with(json!({"mode": "MPOL_INTERLEAVE", "nodes": nodes})));
+        let out = c.run();
+        assert!(out.code == 1 && out.err.contains(wanted), "{nodes:?}: {out:?}");
+        nothing_left(&c);
+    }
 }

@@ -20,21 +20,21 @@ pub struct Joiner {
 }
 
 impl Cgroup {
-    /// `sub` is `exec --cgroup`: a cgroup below the container's, or on v1 `CONTROLLER[,CONTROLLER]:PATH` for
-    /// these only. It must exist.
-    pub fn joiner(&self, sub: Option<&str>) -> Result<Joiner> {
-        let (only, sub) = match sub.and_then(|sub| sub.split_once(':')) {
-            Some((controllers, path)) => (Some(controllers), Some(path)),
-            None => (None, sub),
-        };
-        if only.is_some() && self.v1.is_empty() {
-            bail!("invalid --cgroup argument: cgroup v2 has no controllers to choose by");
+    /// `subs` is `exec --cgroup`: one cgroup below the container's, or on v1 any number of
+    /// `CONTROLLER[,CONTROLLER]:PATH`, each for its controllers only. They must exist.
+    pub fn joiner(&self, subs: &[String]) -> Result<Joiner> {
+        let subs = Subs::parse(subs)?;
+        if let Subs::Each(each) = &subs {
+            let known = |name: &str| self.v1.iter().any(|h| h.controllers.iter().any(|own| own == name));
+            match each.iter().find(|(name, _)| !known(name)) {
+                Some(_) if self.v1.is_empty() => {
+                    bail!("invalid --cgroup argument: cgroup v2 has no controllers to choose by")
+                }
+                Some((name, _)) => bail!("invalid --cgroup argument: unknown controller {name}"),
+                None => {}
+            }
         }
-        let place = |dir: &Path, controllers: &[String]| {
-            let chosen =
-                only.is_none_or(|only| only.split(',').any(|c| controllers.iter().any(|own| own == c)));
-            if chosen { below(dir, sub) } else { Ok(dir.to_owned()) }
-        };
+        let place = |dir: &Path, controllers: &[String]| below(dir, subs.of(controllers));
         let mut joiner = Joiner { tasks: Vec::new(), v2: None };
         for hierarchy in &self.v1 {
             let file = place(&hierarchy.dir, &hierarchy.controllers)?.join("tasks");
@@ -49,7 +49,7 @@ impl Cgroup {
     /// For an exec that EBUSY keeps out of a v2 container's cgroup: an init system inside moved itself into a
     /// nested one and handed controllers down. Joins where `pid`, the container's init, is. runc does the same.
     pub fn joiner_beside(&self, pid: i32) -> Result<Joiner> {
-        let mut joiner = self.joiner(None)?;
+        let mut joiner = self.joiner(&[])?;
         if let Some(v2) = &self.v2 {
             joiner.v2 = self.open_v2(&paths::v2_dir_of(pid, &v2.mount)?)?;
         }
@@ -72,6 +72,52 @@ impl Cgroup {
         let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
         let opened = opened.with_context(|| format!("open {}", dir.display()))?;
         Ok(Some(opened.into()))
+    }
+}
+
+/// The arguments of `exec --cgroup`, by runc's rules (exec.go, getSubCgroupPaths).
+#[derive(Debug, PartialEq, Eq)]
+enum Subs<'a> {
+    /// One path for all hierarchies, or none.
+    All(Option<&'a str>),
+    /// Controller and path.
+    Each(Vec<(&'a str, &'a str)>),
+}
+
+impl<'a> Subs<'a> {
+    fn parse(args: &'a [String]) -> Result<Subs<'a>> {
+        if let [] | [_] = args
+            && args.iter().all(|arg| !arg.contains(':'))
+        {
+            return Ok(Subs::All(args.first().map(String::as_str)));
+        }
+        let mut each: Vec<(&str, &str)> = Vec::new();
+        for arg in args {
+            let Some((controllers, path)) = arg.split_once(':') else {
+                bail!("invalid --cgroup argument: {arg} (missing <controller>: prefix)")
+            };
+            for name in controllers.split(',') {
+                if name.is_empty() {
+                    bail!("invalid --cgroup argument: {arg} (empty <controller> prefix)");
+                }
+                if each.iter().any(|(other, _)| *other == name) {
+                    bail!("invalid --cgroup argument(s): controller {name} specified multiple times");
+                }
+                each.push((name, path));
+            }
+        }
+        Ok(Subs::Each(each))
+    }
+
+    /// The path for a hierarchy of these controllers. One with several is joined once: the first argument that
+    /// names any of them counts.
+    fn of(&self, controllers: &[String]) -> Option<&'a str> {
+        match self {
+            Subs::All(path) => *path,
+            Subs::Each(each) => {
+                each.iter().find(|(name, _)| controllers.iter().any(|own| own == name)).map(|(_, path)| *path)
+            }
+        }
     }
 }
 
@@ -109,5 +155,36 @@ fn write_zero(file: &OwnedFd) -> io::Result<()> {
         Ok(1) => Ok(()),
         Ok(_) => Err(ErrorKind::WriteZero.into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn sub_cgroups_by_controller() {
+        assert_eq!(Subs::parse(&[]).unwrap(), Subs::All(None));
+        assert_eq!(Subs::parse(&strings(&["a/b"])).unwrap(), Subs::All(Some("a/b")));
+        let args = strings(&["cpu,pids:a", "memory:b"]);
+        let subs = Subs::parse(&args).unwrap();
+        assert_eq!(subs.of(&strings(&["cpu", "cpuacct"])), Some("a"));
+        assert_eq!(subs.of(&strings(&["memory"])), Some("b"));
+        assert_eq!(subs.of(&strings(&["freezer"])), None);
+        for (args, want) in [
+            (&["a", "b"][..], "missing <controller>: prefix"),
+            (&["cpu:a", "b"], "missing <controller>: prefix"),
+            (&[":a"], "empty <controller> prefix"),
+            (&["cpu,:a"], "empty <controller> prefix"),
+            (&["cpu:a", "pids,cpu:b"], "controller cpu specified multiple times"),
+        ] {
+            let args = strings(args);
+            let error = Subs::parse(&args).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
     }
 }

@@ -101,10 +101,10 @@ fn a_sub_cgroup_stays_below_and_may_be_of_one_controller() {
     let tree = TempTree::new(&[("cpu/x/tasks", ""), ("pids/x/tasks", ""), ("cpu/x/s/tasks", "")]);
     let v1 = vec![hierarchy(&tree, "cpu", &["cpu"], "x"), hierarchy(&tree, "pids", &["pids"], "x")];
     let cgroup = cgroup(v1, None);
-    cgroup.joiner(Some("cpu:s")).unwrap().enter().unwrap();
+    cgroup.joiner(&["cpu:s".into()]).unwrap().enter().unwrap();
     assert_eq!((tree.read("cpu/x/s/tasks"), tree.read("pids/x/tasks")), ("0".into(), "0".into()));
-    assert!(cgroup.joiner(Some("../y")).is_err());
-    assert!(cgroup.joiner(Some("absent")).is_err());
+    assert!(cgroup.joiner(&["../y".into()]).is_err());
+    assert!(cgroup.joiner(&["absent".into()]).is_err());
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn disabled_does_nothing_and_systemd_says_so() {
     let disabled = Cgroup::plan("id", None, Driver::Disabled, false).unwrap();
     let resources = serde_json::from_str(r#"{"pids":{"limit":5}}"#).unwrap();
     disabled.create(Some(&resources)).unwrap();
-    assert!(disabled.pids().unwrap().is_empty() && disabled.joiner(None).unwrap().into_cgroup().is_none());
+    assert!(disabled.pids().unwrap().is_empty() && disabled.joiner(&[]).unwrap().into_cgroup().is_none());
     disabled.remove().unwrap();
     Cgroup::plan("id", None, Driver::Disabled, true).unwrap().create(Some(&resources)).unwrap();
     assert!(Cgroup::plan("id", None, Driver::Systemd, false).unwrap_err().to_string().contains("systemd"));

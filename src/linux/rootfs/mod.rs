@@ -4,6 +4,7 @@
 mod cgroupfs;
 mod copy;
 mod devices;
+mod idmap;
 mod mount;
 pub mod options;
 mod protect;

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fs::Permissions;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,25 @@ impl Tree {
             }
             other => other.context("set mount attributes"),
         }
+    }
+
+    /// Gives the mount the mapping of a user namespace; not on a mount that has one, nor on one that is attached.
+    pub fn set_idmap(&self, recursive: bool, namespace: BorrowedFd<'_>) -> Result<()> {
+        let attr = MountAttr {
+            set: sys::MOUNT_ATTR_IDMAP,
+            userns_fd: namespace.as_raw_fd() as u64,
+            ..MountAttr::default()
+        };
+        sys::mount_setattr(self.fd.as_fd(), recursive, &attr).map_err(|error| {
+            let why = match error.raw_os_error() {
+                Some(libc::ENOSYS) => "id-mapped mounts need Linux 5.12",
+                Some(libc::EINVAL) => {
+                    "set the id mapping (maybe the filesystem does not support id-mapped mounts on this kernel)"
+                }
+                _ => "set the id mapping",
+            };
+            anyhow::Error::new(error).context(why)
+        })
     }
 
     pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {

@@ -23,6 +23,8 @@ pub struct Options {
     pub data: Vec<String>,
     /// runc's and crun's extension: the mount starts with a copy of what it covers.
     pub tmpcopyup: bool,
+    /// `ridmap`: the mapping holds of all mounts below, too.
+    pub idmap_recursive: bool,
 }
 
 impl Options {
@@ -110,7 +112,8 @@ fn parse_word(options: &mut Options, word: &str) -> Result<()> {
         "rbind" => options.bind = Some(true),
         "tmpcopyup" => options.tmpcopyup = true,
         "remount" => bail!("option remount is not supported"),
-        _ if word == "idmap" || word == "ridmap" => bail!("option {word} is not supported yet"),
+        "idmap" => options.idmap_recursive = false,
+        "ridmap" => options.idmap_recursive = true,
         _ => options.data.push(word.to_owned()),
     }
     Ok(())
@@ -167,6 +170,13 @@ mod tests {
         assert_eq!(options.data, ["mode=755", "size=64k"]);
         assert_eq!(options.superblock, ["sync"]);
         assert!(options.tmpcopyup);
+    }
+
+    #[test]
+    fn the_last_idmap_word_counts() {
+        assert!(of(&["idmap", "ridmap"]).idmap_recursive);
+        assert!(!of(&["ridmap", "idmap"]).idmap_recursive);
+        assert_eq!(of(&["ridmap"]).data, [""; 0]);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Mount, Spec};
 
 use super::devices;
+use super::idmap::{self, IdMaps};
 use super::mount::{Tree, is_bind};
 use super::options;
 
@@ -26,12 +27,19 @@ impl Sources {
         let mut sources = Sources::default();
         match Tree::clone_of(root, true) {
             Ok(tree) => sources.root = Some(tree.into_fd()),
-            Err(error) if lacks_privilege(&error) => return Ok(sources),
+            Err(error) if lacks_privilege(&error) => {
+                if spec.mounts().iter().flatten().any(idmap::is_wanted) {
+                    bail!("id-mapped mounts are not supported for rootless containers");
+                }
+                return Ok(sources);
+            }
             Err(error) => return Err(error),
         }
+        let mut maps = IdMaps::new(spec.linux().as_ref());
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
             if is_bind(mount) {
                 let tree = open_bind(mount, bundle)
+                    .and_then(|tree| maps.apply(&tree, mount).map(|()| tree))
                     .with_context(|| format!("mount {}", mount.destination().display()))?;
                 sources.binds.insert(index, tree.into_fd());
             }
