@@ -88,6 +88,7 @@ mod grants_tests {
             cwd: PathBuf::from("/w"),
             sockets: true,
             name_lookup: false,
+            memory: Some(1 << 20),
         };
         assert_eq!(given, expected);
     }
