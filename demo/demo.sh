@@ -18,7 +18,8 @@ trap finish EXIT
 
 bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true)
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
-show() { printf '%s$ %s%s\n' "$bold" "${*//$RUNW/runw}" "$plain"; "$@"; }
+say_command() { printf '%s$ %s%s\n' "$bold" "${*//$RUNW/runw}" "$plain"; }
+show() { say_command "$@"; "$@"; }
 runw() { show "$RUNW" --root "$root" "$@"; }
 
 # edit FILE EXPRESSION: the configuration stays what `spec` wrote but for the named changes.
@@ -51,7 +52,8 @@ show cp /bin/busybox "$dir/busybox/rootfs/bin/"
 for applet in sh sleep ps id echo true; do ln -s busybox "$dir/busybox/rootfs/bin/$applet"; done
 runw spec --bundle "$dir/busybox"
 edit "$dir/busybox" 'p["args"] = ["sh", "-c", "echo hello from busybox, pid $$; exec sleep 300"]'
-show "$RUNW" --root "$root" create --bundle "$dir/busybox" "$native" >"$dir/native.out" 2>&1 || { cat "$dir/native.out"; exit 1; }
+say_command "$RUNW" --root "$root" create --bundle "$dir/busybox" "$native"
+"$RUNW" --root "$root" create --bundle "$dir/busybox" "$native" >"$dir/native.out" 2>&1 || { cat "$dir/native.out"; exit 1; }
 runw state "$native"; echo
 runw start "$native"
 sleep 0.3; cat "$dir/native.out"
@@ -69,7 +71,8 @@ cp /bin/busybox "$dir/wasm/rootfs/bin/"; ln -s busybox "$dir/wasm/rootfs/bin/sh"
 echo "a line of the host" >"$dir/wasm/data/in"
 runw spec --bundle "$dir/wasm"
 edit "$dir/wasm" 'p["args"] = ["/app.wasm", "say", "hello from wasm", "read", "/data/in", "write", "/data/out", "written by wasm", "open-rw", "/proc/self/mem", "sleep", "300"]; c["mounts"].append({"destination": "/data", "type": "bind", "source": "'"$dir"'/wasm/data", "options": ["rbind"]})'
-show "$RUNW" --root "$root" create --bundle "$dir/wasm" "$wasm" >"$dir/wasm.out" 2>&1 || { cat "$dir/wasm.out"; exit 1; }
+say_command "$RUNW" --root "$root" create --bundle "$dir/wasm" "$wasm"
+"$RUNW" --root "$root" create --bundle "$dir/wasm" "$wasm" >"$dir/wasm.out" 2>&1 || { cat "$dir/wasm.out"; exit 1; }
 runw state "$wasm"; echo
 runw start "$wasm"
 sleep 0.5; cat "$dir/wasm.out"

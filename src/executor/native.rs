@@ -189,11 +189,12 @@ mod tests {
     fn execve_gets_the_spec_s_environment_in_order_and_its_error_go_s_words() {
         fn refuses(path: &CStr, argv: &[&CStr], env: &[&CStr]) -> io::Error {
             assert_eq!((path, argv), (c"/proc/self/exe", &[c"/proc/self/exe", c"-x"][..]));
-            assert_eq!(env, [c"B=1", c"A=2", c"B=3"]);
+            assert_eq!(env, [c"B=1", c"A=2", c"HOME=/h", c"B=3"]);
             io::Error::from_raw_os_error(8)
         }
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        let mut native = Native::new(list(&["/proc/self/exe", "-x"]), list(&["B=1", "A=2", "B=3"]), refuses);
+        let mut native =
+            Native::new(list(&["/proc/self/exe", "-x"]), list(&["B=1", "A=2", "HOME=/h", "B=3"]), refuses);
         native.ready().unwrap();
         assert_eq!(native.run().unwrap_err().to_string(), "exec /proc/self/exe: exec format error");
         let mut torn = Native::new(list(&["/proc/self/exe", "a\0b"]), Vec::new(), refuses);

@@ -74,6 +74,7 @@ pub fn create(
     let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
     let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
     let listener = listen(create.start_socket)?;
+    let unprivileged = !rustix::process::geteuid().is_root();
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
     let ready = delegate(create, &plan);
@@ -81,7 +82,7 @@ pub fn create(
     let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
         Ok((Side::Child(channel), joiner)) => {
-            let inherited = Inherited { plan, joiner, sources, filter, listener, console };
+            let inherited = Inherited { plan, joiner, sources, filter, listener, console, unprivileged };
             init::run(create, inherited, channel, workload)
         }
         Ok((Side::Parent(spawned), _)) => spawned,

@@ -42,6 +42,8 @@ pub struct Entering<'a> {
     pub first_free_fd: RawFd,
     /// What waits for `start`, or reports a failed execve.
     pub talk: RawFd,
+    /// The caller is unprivileged: only a dumpable process is its own for /proc/PID and setns(2), which `exec` needs.
+    pub dumpable: bool,
     /// The container is running: others may mount in it while we look.
     pub in_running: bool,
 }
@@ -86,6 +88,9 @@ impl Entering<'_> {
     fn close_all_but_needed(&mut self, workload: &dyn Workload) -> Result<()> {
         self.area = self.proc.take().map(|proc| proc.area);
         let keep: Vec<RawFd> = workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).collect();
+        if self.dumpable {
+            sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
+        }
         fds::close_all_but(self.first_free_fd, &keep)
     }
 

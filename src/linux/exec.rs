@@ -49,14 +49,22 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let kinds = namespaces_to_join(exec.init.pid)?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
+    let unprivileged = !rustix::process::geteuid().is_root();
     let joined = join_in_parent(&init, kinds)?;
     let (side, joiner) = clone(exec)?;
     let spawned = match side {
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
-            let inherited =
-                Inherited { init, joiner, kinds: kinds & !joined, in_user_namespace, filter, console };
+            let inherited = Inherited {
+                init,
+                joiner,
+                kinds: kinds & !joined,
+                in_user_namespace,
+                unprivileged,
+                filter,
+                console,
+            };
             child(exec, inherited, &channel, talk, workload)
         }
         Side::Parent(spawned) => spawned,
@@ -181,6 +189,7 @@ struct Inherited {
     kinds: i32,
     /// The user namespace is not the host's.
     in_user_namespace: bool,
+    unprivileged: bool,
     filter: Option<Filter>,
     console: Option<OwnedFd>,
 }
@@ -200,6 +209,7 @@ fn child(
         talk: talk.as_raw_fd(),
         channel,
         first_free_fd: exec.preserved.end(),
+        dumpable: inherited.unprivileged,
         in_running: true,
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)

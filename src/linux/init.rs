@@ -26,6 +26,8 @@ pub struct Inherited {
     pub listener: OwnedFd,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
+    /// The runtime has no privilege on this host.
+    pub unprivileged: bool,
 }
 
 /// Never returns: the process becomes the workload or ends.
@@ -65,7 +67,7 @@ fn live(
     channel: Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
-    let Inherited { plan, joiner, sources, filter, listener, console } = inherited;
+    let Inherited { plan, joiner, sources, filter, listener, console, unprivileged: dumpable } = inherited;
     let mut entering = Entering {
         process: create.process,
         filter: filter.as_ref(),
@@ -74,6 +76,7 @@ fn live(
         talk: listener.as_raw_fd(),
         channel: &channel,
         first_free_fd: create.preserved.end(),
+        dumpable,
         in_running: false,
     };
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)

@@ -89,9 +89,23 @@ impl Plan {
     /// What clone3 makes. Time offsets are frozen by the clone, so the child unshares that namespace when they are
     /// due. A cgroup namespace is rooted at its maker's cgroup: with CLONE_INTO_CGROUP alone that is the new one
     /// (seen on 6.18), where v1 hierarchies are joined afterwards it would be the caller's.
+    ///
+    /// The mqueue of a new ipc namespace belongs to its maker, who is the namespace's root only once the maps are
+    /// written.
     pub fn clone_flags(&self, cloned_into_cgroup: bool) -> u64 {
-        let later = if cloned_into_cgroup { CLONE_NEWTIME } else { libc::CLONE_NEWCGROUP | CLONE_NEWTIME };
+        let mut later = CLONE_NEWTIME;
+        if !cloned_into_cgroup {
+            later |= libc::CLONE_NEWCGROUP;
+        }
+        if self.makes(libc::CLONE_NEWUSER) {
+            later |= libc::CLONE_NEWIPC;
+        }
         (self.new & !later) as u64
+    }
+
+    /// What is left for unshare(2), but for the time namespace.
+    pub fn unshare_flags(&self, cloned_into_cgroup: bool) -> i32 {
+        self.new & !CLONE_NEWTIME & !(self.clone_flags(cloned_into_cgroup) as i32)
     }
 
     /// Joins them. The user namespace goes first, since the others may be owned by it, and the mount namespace

@@ -28,8 +28,12 @@ pub enum Side {
 
 /// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
 pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
-    // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it. The files of
+    // a non-dumpable process belong to root, though, and the unprivileged must write its id maps: there the child
+    // becomes non-dumpable with its ids (as in runc).
+    if rustix::process::geteuid().is_root() {
+        sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
+    }
     let (ours, theirs) = Channel::pair()?;
     let intermediate = plan.needs_intermediate();
     let flags = if intermediate { 0 } else { plan.clone_flags(joiner.is_complete_by_clone()) };
@@ -97,9 +101,10 @@ pub fn settle(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<()> {
         channel.expect(Tag::Go)?;
         namespaces::enter_own_time_namespace()?;
     }
-    if plan.makes(libc::CLONE_NEWCGROUP) && !made_by_clone {
-        // Rooted at the cgroup joined above.
-        sys::unshare(libc::CLONE_NEWCGROUP).context("make the cgroup namespace")?;
+    match plan.unshare_flags(made_by_clone) {
+        0 => {}
+        // A cgroup namespace is now rooted at the cgroup joined above.
+        kinds => sys::unshare(kinds).context("make the cgroup or ipc namespace")?,
     }
     if plan.makes(libc::CLONE_NEWNET) {
         namespaces::loopback_up()?;

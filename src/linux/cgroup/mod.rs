@@ -75,6 +75,11 @@ pub struct V1Mount {
 /// How long a removal waits for killed processes to leave.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The directory itself or the nearest one above it that is there.
+fn existing(dir: &Path) -> PathBuf {
+    dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(dir).to_owned()
+}
+
 impl Cgroup {
     /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once.
     pub fn plan(id: &str, cgroups_path: Option<&Path>, driver: Driver, rootless: bool) -> Result<Cgroup> {
@@ -281,20 +286,23 @@ impl Cgroup {
 
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
-        let made = self.v1.iter().filter(|hierarchy| hierarchy.dir.is_dir());
-        made.map(|hierarchy| {
-            let name = hierarchy.mount.file_name().and_then(|name| name.to_str());
-            let name =
-                name.with_context(|| format!("{}: not a usable name", hierarchy.mount.display()))?.to_owned();
-            let controllers = &hierarchy.controllers;
-            // mount(8) for a hierarchy without controllers: `none,name=systemd`.
-            let named = controllers.iter().any(|controller| controller.starts_with("name="));
-            let none = named.then(|| "none".to_owned());
-            let options = none.into_iter().chain(controllers.iter().cloned()).collect();
-            let links = controllers.iter().filter(|c| !named && **c != name).cloned().collect();
-            Ok(V1Mount { name, options, path: hierarchy.dir.clone(), links })
-        })
-        .collect()
+        // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
+        let shown = self.v1.iter().filter(|hierarchy| self.lenient || hierarchy.dir.is_dir());
+        shown
+            .map(|hierarchy| {
+                let name = hierarchy.mount.file_name().and_then(|name| name.to_str());
+                let name = name
+                    .with_context(|| format!("{}: not a usable name", hierarchy.mount.display()))?
+                    .to_owned();
+                let controllers = &hierarchy.controllers;
+                // mount(8) for a hierarchy without controllers: `none,name=systemd`.
+                let named = controllers.iter().any(|controller| controller.starts_with("name="));
+                let none = named.then(|| "none".to_owned());
+                let options = none.into_iter().chain(controllers.iter().cloned()).collect();
+                let links = controllers.iter().filter(|c| !named && **c != name).cloned().collect();
+                Ok(V1Mount { name, options, path: existing(&hierarchy.dir), links })
+            })
+            .collect()
     }
 
     /// Whether the kernel has killed a process of this cgroup for want of memory.
@@ -305,6 +313,11 @@ impl Cgroup {
         };
         self.v1_path("memory").is_some_and(|dir| counted(dir.join("memory.oom_control")))
             || self.v2_path().is_some_and(|dir| counted(dir.join("memory.events")))
+    }
+
+    /// What of the v2 tree a container without a cgroup namespace is shown.
+    pub fn shown_v2(&self) -> Option<PathBuf> {
+        self.v2.as_ref().map(|hierarchy| existing(&hierarchy.dir))
     }
 
     /// The container's directory in the v2 tree: pure v2's only one, or hybrid's unified one.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::Mode;
 
 use super::Root;
@@ -54,18 +54,21 @@ fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: 
 }
 
 fn unified(root: &Root<'_>, options: &Options) -> Result<Tree> {
-    let own = root.cgroup.v2_path();
-    let tree = if root.cgroup_namespace || own.is_none() {
+    let own = root.cgroup.shown_v2();
+    let tree = if root.cgroup_namespace {
         match new_filesystem("cgroup2", Some(Path::new("cgroup")), &Options::default()) {
             Ok(tree) => tree,
             // In a user namespace without a cgroup namespace of its own the mount is refused; runc binds then.
             Err(error) => match own {
-                Some(path) => Tree::clone_of(path, true).map_err(|_| error)?,
+                Some(path) => Tree::clone_of(&path, true).map_err(|_| error)?,
                 None => return Err(error),
             },
         }
     } else {
-        Tree::clone_of(own.unwrap_or(Path::new("/sys/fs/cgroup")), true)?
+        match own {
+            Some(path) => Tree::clone_of(&path, true)?,
+            None => bail!("the container has no cgroup to show"),
+        }
     };
     tree.set_attributes(false, options.set, options.clear)?;
     Ok(tree)
