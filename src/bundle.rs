@@ -16,7 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 
 /// Real configurations are 10 to 100 KB (Kubernetes with hundreds of mounts and a seccomp profile: below 1 MB).
@@ -72,6 +72,13 @@ pub fn parse_process(bytes: &[u8]) -> Result<(Process, Vec<String>)> {
     Ok((process, warnings))
 }
 
+/// The limits of `update`, as config.json's `linux.resources`.
+pub fn parse_resources(bytes: &[u8]) -> Result<LinuxResources> {
+    let resources = strict(bytes)?;
+    nul::refuse(bytes)?;
+    Ok(resources)
+}
+
 /// Reads a whole JSON file, and only a regular file of sensible size: a FIFO in a bundle would block us for
 /// ever, hence O_NONBLOCK and the look at the type.
 pub fn read_json(path: &Path) -> Result<Vec<u8>> {
@@ -99,9 +106,14 @@ fn read_file(file: &File) -> Result<Vec<u8>> {
         meta.len(),
         MAX_CONFIG >> 20
     );
-    let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
     // Again by count: the file may grow meanwhile.
-    file.take(MAX_CONFIG + 1).read_to_end(&mut bytes)?;
+    read_limited(file, meta.len() as usize + 1)
+}
+
+/// All that `reader` has (standard input, for one), if that is no more than a configuration may have.
+pub fn read_limited(reader: impl Read, expected: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(expected);
+    reader.take(MAX_CONFIG + 1).read_to_end(&mut bytes)?;
     ensure!(bytes.len() as u64 <= MAX_CONFIG, "more than the {} MiB that are read", MAX_CONFIG >> 20);
     Ok(bytes)
 }

@@ -274,6 +274,15 @@ impl Entry {
         std::fs::rename(&temp, &path).with_context(context)
     }
 
+    /// Writes a new config.json beside the one in use; `Staged::commit` puts it in its place.
+    pub fn stage_config(&self, bytes: &[u8]) -> Result<Staged> {
+        let path = self.dir.join(CONFIG);
+        let staged = Staged { temp: self.dir.join(CONFIG_TEMP), path };
+        std::fs::write(&staged.temp, bytes)
+            .with_context(|| format!("cannot write {}", staged.temp.display()))?;
+        Ok(staged)
+    }
+
     /// Removes the directory. Gone already is done.
     pub fn remove(self) -> Result<()> {
         match std::fs::remove_dir_all(&self.dir) {
@@ -319,6 +328,27 @@ impl Entry {
         ensure!(current.is_some_and(|(now, held)| same(now, held)), NOT_EXIST);
         self.lock = Some(dir);
         Ok(())
+    }
+}
+
+/// A file that is written, and takes effect only when what it tells of has happened.
+#[derive(Debug)]
+pub struct Staged {
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    pub fn commit(self) -> Result<()> {
+        std::fs::rename(&self.temp, &self.path)
+            .with_context(|| format!("cannot replace {}", self.path.display()))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit there is nothing under this name.
+        let _ = std::fs::remove_file(&self.temp);
     }
 }
 

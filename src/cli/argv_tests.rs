@@ -53,6 +53,17 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("spec", "rootless", "b=/x bundle=/x f=/c file=/c"),
     ("state", "", ""),
     ("start", "", ""),
+    ("pause", "", ""),
+    ("resume", "", ""),
+    ("ps", "", "f=json format=json"),
+    ("events", "stats", "interval=100ms"),
+    (
+        "update",
+        "",
+        "r=- resources=/f blkio-weight=100 cpu-period=1000 cpu-quota=-1 cpu-share=2 cpu-burst=1 cpu-idle=1 \
+         cpu-rt-period=1 cpu-rt-runtime=-1 cpuset-cpus=0-1 cpuset-mems=0 memory=64m memory-reservation=1.5GiB \
+         memory-swap=-1 kernel-memory=1k kernel-memory-tcp=1k pids-limit=-1 l3-cache-schema=x mem-bw-schema=x",
+    ),
     ("features", "", ""),
 ];
 
@@ -130,6 +141,10 @@ fn words_and_flags() {
         ("exec", "-e A=1 -e B=2 id sh", "--env=A=1 --env=B=2", "id sh"),
         ("exec", "--tty=no id sh", "", "id sh"),
         ("list", "-", "", "-"),
+        ("ps", "-f json id", "--format=json", "id"),
+        ("ps", "id -o pid,comm -f", "", "id -o pid,comm -f"),
+        ("update", "id --memory -1", "--memory=-1", "id"),
+        ("update", "-r - id", "--resources=-", "id"),
     ] {
         let parsed = read(verb, line);
         if flags == "!" {

@@ -5,14 +5,19 @@ pub mod argv;
 mod common;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod exec;
 pub mod features;
 pub mod kill;
 pub mod list;
+pub mod pause;
+pub mod ps;
+pub mod resume;
 pub mod run;
 pub mod spec;
 pub mod start;
 pub mod state;
+pub mod update;
 mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -113,15 +118,20 @@ macro_rules! verb {
 const VERBS: &[Verb] = &[
     verb!(create, "create a container", "runw create failed", 1),
     verb!(delete, "delete any resources held by a container"),
+    verb!(events, "display stats of a container and when it runs out of memory"),
     // 255 tells an engine that the command never ran from a command that ended with 1 (runc's fatalWithCode).
     verb!(exec, "execute a new process inside a container", "exec failed", 255),
     verb!(features, "show the enabled features as JSON"),
     verb!(kill, "send a signal (default: SIGTERM) to a container's init process"),
     verb!(list, "list containers of the given root"),
+    verb!(pause, "suspend all processes inside a container"),
+    verb!(ps, "display the processes running inside a container"),
+    verb!(resume, "resume all processes that were paused"),
     verb!(run, "create and run a container", "runw run failed", 1),
     verb!(spec, "create a new specification file"),
     verb!(start, "execute the user defined process in a created container"),
     verb!(state, "output the state of a container"),
+    verb!(update, "update the resource limits of a container"),
 ];
 
 /// Reads the command line and runs what it asks for. `Ok` is the exit status.
@@ -291,10 +301,15 @@ fn clap_failure(error: clap::Error) -> Failure {
 
 /// Writes a verb's output. A reader that has gone away (`runw list | head`) wants no more, so that is success.
 pub fn print(text: &str) -> Result<()> {
+    write_out(text).map(|_| ())
+}
+
+/// False when nobody reads any more.
+fn write_out(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write to standard output"),
     }
 }
 

@@ -18,6 +18,7 @@ use super::rootfs::Sources;
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
 use super::{process, seccomp, sys, terminal};
+use crate::log;
 use crate::seam::{self, Status, Workload};
 
 /// A container to be made; everything in it has been validated.
@@ -68,6 +69,10 @@ pub fn create(
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
     let attributes = Attributes::of(create.process, linux)?;
+    for name in filter.iter().flat_map(|filter| filter.unknown()) {
+        // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
+        log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
+    }
     let plan = Plan::of(linux)?;
     let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
     let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;

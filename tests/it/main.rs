@@ -17,5 +17,6 @@ mod process;
 mod safety;
 mod terminal;
 mod unified;
+mod verbs;
 mod wasm;
 mod wasm_files;

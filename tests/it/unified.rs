@@ -111,6 +111,33 @@ fn a_frozen_container_is_paused_and_can_be_killed() {
 }
 
 #[test]
+fn pause_resume_and_ps() {
+    let Some(u) = Unified::new(Bundle::sh("exec sleep 100")) else { return };
+    u.up();
+    let id = u.c.id.clone();
+    u.call(&["pause", &id]).ok();
+    assert_eq!(u.status(), "paused");
+    let events = std::fs::read_to_string(u.cgroup().join("cgroup.events")).expect("cgroup.events");
+    assert!(events.contains("frozen 1"), "{events}");
+    u.call(&["resume", &id]).ok();
+    assert_eq!(u.status(), "running");
+    assert_eq!(u.call(&["ps", "-f", "json", &id]).ok().out, format!("[{}]\n", u.procs()[0]));
+}
+
+#[test]
+fn stats_are_given_for_what_is_counted() {
+    let Some(u) = Unified::new(Bundle::sh("exec sleep 100")) else { return };
+    u.up();
+    let out = u.call(&["events", "--stats", &u.c.id]).ok().out;
+    let event: serde_json::Value = serde_json::from_str(&out).expect("json");
+    // Time is counted without any controller.
+    assert!(event["data"]["cpu"]["usage"]["total"].as_u64().is_some_and(|n| n > 0), "{out}");
+    if kind() == Kind::Runw {
+        u.call(&["update", "--pids-limit", "5", &u.c.id]).refused(&["pids.limit", "not available"]);
+    }
+}
+
+#[test]
 fn kill_all_reaches_every_process() {
     let Some(u) = Unified::new(Bundle::sh("sleep 1000 & sleep 1001 & sleep 1002; true")) else { return };
     u.up();

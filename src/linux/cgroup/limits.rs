@@ -66,8 +66,11 @@ impl Write {
     }
 }
 
+/// `apply` or `replace`.
+pub type Apply = fn(&[Write], &dyn Fn(&Write) -> Result<PathBuf>) -> Result<()>;
+
 /// Writes the list in its order; `dir` says where a controller's files are.
-pub fn apply(writes: &[Write], dir: impl Fn(&Write) -> Result<PathBuf>) -> Result<()> {
+pub fn apply(writes: &[Write], dir: &dyn Fn(&Write) -> Result<PathBuf>) -> Result<()> {
     let mut again = Vec::new();
     for write in writes {
         let dir = dir(write)?;
@@ -82,6 +85,34 @@ pub fn apply(writes: &[Write], dir: impl Fn(&Write) -> Result<PathBuf>) -> Resul
         put(&dir, write).map_err(|error| explain(&dir, write, error))?;
     }
     Ok(())
+}
+
+/// `apply` to limits that are in force: when one is refused, those already written are what they were. A file with
+/// a line for each device or key cannot be written back like that; what it got before another failed stays.
+pub fn replace(writes: &[Write], dir: &dyn Fn(&Write) -> Result<PathBuf>) -> Result<()> {
+    let mut before = Vec::new();
+    for write in writes {
+        let dir = dir(write)?;
+        let names = match &write.missing {
+            Missing::Instead { file, .. } => vec![&write.file, file],
+            _ => vec![&write.file],
+        };
+        let old = names.into_iter().find_map(|name| {
+            let text = std::fs::read_to_string(dir.join(name)).ok()?;
+            Some((dir.join(name), text.trim().to_owned()))
+        });
+        before.extend(old.filter(|(_, text)| !text.is_empty() && text.lines().count() == 1));
+    }
+    let result = apply(writes, dir);
+    if result.is_err() {
+        // Twice: of a pair (limit and limit plus swap) one may be refused until the other is back.
+        for _ in 0..2 {
+            for (path, value) in before.iter().rev() {
+                let _ = write_file(path, value);
+            }
+        }
+    }
+    result
 }
 
 fn put(dir: &Path, write: &Write) -> io::Result<()> {

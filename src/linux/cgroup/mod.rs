@@ -7,8 +7,10 @@ mod devices;
 mod freezer;
 mod join;
 mod limits;
+mod oom;
 mod paths;
 mod signal;
+mod stats;
 mod tree;
 mod v1;
 mod v2;
@@ -26,6 +28,8 @@ use serde::{Deserialize, Serialize};
 
 pub use join::Joiner;
 use limits::Write;
+pub use oom::Happened;
+pub use stats::Stats;
 
 /// Who makes the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +124,7 @@ impl Cgroup {
         if let Some((cpuset, parent)) = cpuset.and_then(|cpuset| Some((cpuset, cpuset.dir.parent()?))) {
             v1::fill_cpuset(&cpuset.mount, parent)?;
         }
-        self.write_all(&writes)?;
+        self.write_all(&writes, limits::apply)?;
         if let Some(cpuset) = cpuset {
             v1::fill_cpuset(&cpuset.mount, &cpuset.dir)?;
         }
@@ -168,13 +172,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Changes limits of a live container. Devices are not touched, as in `runc update`.
+    /// Changes limits of a live container, all or none. Devices are not touched, as in `runc update`.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         let writes = self.writes(Some(resources))?;
         if let (true, Some(v2), Some(memory)) = (self.v1.is_empty(), &self.v2, resources.memory()) {
             v2::check_usage(&v2.dir, memory)?;
         }
-        self.write_all(&writes)
+        self.write_all(&writes, limits::replace)
     }
 
     fn writes(&self, resources: Option<&LinuxResources>) -> Result<Vec<Write>> {
@@ -186,7 +190,7 @@ impl Cgroup {
         }
     }
 
-    fn write_all(&self, writes: &[Write]) -> Result<()> {
+    fn write_all(&self, writes: &[Write], apply: limits::Apply) -> Result<()> {
         let unavailable = |write: &Write| {
             // runc's words after the field's name.
             anyhow!(
@@ -200,12 +204,12 @@ impl Cgroup {
                 let hierarchy = self.made_with(write.controller).ok_or_else(|| unavailable(write))?;
                 Ok(hierarchy.dir.clone())
             };
-            return limits::apply(writes, dir);
+            return apply(writes, &dir);
         }
         let Some(first) = writes.first() else { return Ok(()) };
         let v2 = self.v2.as_ref().ok_or_else(|| unavailable(first))?;
         let has = limits::read_line(&v2.dir.join("cgroup.controllers"))?;
-        limits::apply(writes, |write| {
+        apply(writes, &|write| {
             let core = write.controller.is_empty();
             if core || has.split_whitespace().any(|name| name == write.controller) {
                 return Ok(v2.dir.clone());
@@ -335,11 +339,6 @@ impl Cgroup {
     /// The container's directory in the v2 tree: pure v2's only one, or hybrid's unified one.
     pub fn v2_path(&self) -> Option<&Path> {
         self.v2.as_ref().map(|hierarchy| hierarchy.dir.as_path())
-    }
-
-    /// True when cgroup v2 is the only version, so limits and stats are v2's.
-    pub fn is_pure_v2(&self) -> bool {
-        self.v1.is_empty() && self.v2.is_some()
     }
 
     /// The container's directory of a v1 controller, for stats.

@@ -300,10 +300,10 @@ mod tests {
         let tree = TempTree::new(&[("blkio.bfq.weight", "")]);
         let json = r#"{"blockIO":{"weight":100}}"#;
         let dir = |_: &Write| Ok(tree.path().to_owned());
-        apply(&writes(&serde_json::from_str(json).unwrap()).unwrap(), dir).unwrap();
+        apply(&writes(&serde_json::from_str(json).unwrap()).unwrap(), &dir).unwrap();
         assert_eq!(tree.read("blkio.bfq.weight"), "100");
         let json = r#"{"memory":{"limit":4096}}"#;
-        let error = apply(&writes(&serde_json::from_str(json).unwrap()).unwrap(), dir).unwrap_err();
+        let error = apply(&writes(&serde_json::from_str(json).unwrap()).unwrap(), &dir).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.starts_with("linux.resources.memory.limit: write \"4096\" to /"), "{error}");
         assert!(error.contains("memory.limit_in_bytes: No such file"), "{error}");
