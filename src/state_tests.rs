@@ -38,7 +38,7 @@ fn reserve_save_load_remove() {
     assert_eq!(root.load("a").unwrap_err().to_string(), NOT_EXIST);
     let mut entry = root.reserve("a").unwrap();
     assert_eq!(root.reserve("a").unwrap_err().to_string(), EXISTS);
-    assert_eq!(std::fs::metadata(&entry.dir).unwrap().permissions().mode() & 0o777, 0o711);
+    assert_eq!(std::fs::metadata(&entry.dir).unwrap().permissions().mode() & 0o777, 0o700);
     entry.record.init = Some(Process { pid: 7, start_time: 8 });
     entry.record.annotations.insert("k".into(), "v".into());
     entry.save().unwrap();

@@ -14,7 +14,7 @@ use super::fds::Preserved;
 use super::hooks::{self, Place};
 use super::init::{self, Inherited};
 use super::namespaces::{self, Plan};
-use super::rootfs::Sources;
+use super::rootfs::{self, Sources};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
 use super::{process, seccomp, sys, terminal};
@@ -73,11 +73,11 @@ pub fn create(
         // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
         log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
     }
+    protect_carried(workload)?;
     let plan = Plan::of(linux)?;
-    let user_namespace = plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER);
-    let sources = Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)?;
+    let privileged = rustix::process::geteuid().is_root();
+    let sources = if plan.has_user() { Sources::default() } else { sources(create, false)? };
     let listener = listen(create.start_socket)?;
-    let unprivileged = !rustix::process::geteuid().is_root();
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
     let ready = delegate(create, &plan);
@@ -86,7 +86,7 @@ pub fn create(
     let spawned = match spawned {
         Ok((Side::Child(channel), joiner)) => {
             let inherited =
-                Inherited { plan, joiner, sources, attributes, filter, listener, console, unprivileged };
+                Inherited { plan, joiner, sources, attributes, filter, listener, console, privileged };
             init::run(create, inherited, channel, workload)
         }
         Ok((Side::Parent(spawned), _)) => spawned,
@@ -124,6 +124,10 @@ fn delegate(create: &Create<'_>, plan: &Plan) -> Result<()> {
     root.map_or(Ok(()), |map| create.cgroup.delegate(map.host_id()))
 }
 
+fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
+    Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)
+}
+
 /// Does for the child what only the parent can, until it is ready.
 fn attend(
     create: &Create<'_>,
@@ -151,12 +155,14 @@ fn attend(
                     namespaces::write_time_offsets(pid, offsets).context("linux.timeOffsets")?;
                 }
             }
+            Tag::Sources => {
+                let sources = namespaces::in_mounts_of(spawned.pidfd.as_fd(), || sources(create, true))?;
+                sources.send(&spawned.channel)?;
+            }
             Tag::Hooks => host_hooks(create, pid)?,
             Tag::Limits => process::set_rlimits(pid, create.process)?,
             Tag::Look => {
-                let prepared =
-                    workload.prepare_found(message.fd.context("no file came with the question")?)?;
-                spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
+                send_found(spawned, message.fd, workload)?;
                 continue;
             }
             Tag::SeccompListener => {
@@ -173,6 +179,25 @@ fn attend(
         }
         spawned.channel.send(Tag::Go, &[], None)?;
     }
+}
+
+/// What a workload carries into the container is code that other containers share: even root in there may only read
+/// it. The descriptors keep their numbers.
+pub fn protect_carried(workload: &dyn Workload) -> Result<()> {
+    for number in workload.needs().carry {
+        if let Some(view) = rootfs::read_only_view(sys::own_fd(number))? {
+            sys::replace_fd(view.as_fd(), number, true).context("replace a descriptor")?;
+        }
+    }
+    Ok(())
+}
+
+/// The answer to `Look`.
+pub fn send_found(spawned: &Spawned, file: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<()> {
+    let prepared = workload.prepare_found(file.context("no file came with the question")?)?;
+    let view = rootfs::read_only_view(prepared.artifact.as_fd())?;
+    let artifact = view.as_ref().unwrap_or(&prepared.artifact);
+    spawned.channel.send(Tag::Found, &prepared.note, Some(artifact.as_fd()))
 }
 
 /// prestart and createRuntime: in the runtime's namespaces, after the container's exist, before pivot_root.

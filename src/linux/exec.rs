@@ -16,7 +16,7 @@ use super::namespaces::CLONE_NEWTIME;
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Spawned};
 use super::sync::{Channel, Tag};
-use super::{foreground, lifecycle, process, sys};
+use super::{create, foreground, lifecycle, process, sys};
 use crate::seam::{self, Workload};
 
 /// A process to be run in a container.
@@ -56,6 +56,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
         exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let attributes = Attributes::of(exec.process, exec.linux)?;
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
+    create::protect_carried(workload)?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
     if !lifecycle::alive(exec.init) {
@@ -194,14 +195,10 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
             bail!("the process ended before it was ready")
         };
         match message.tag {
-            Tag::Look => {
-                let prepared =
-                    workload.prepare_found(message.fd.context("no file came with the question")?)?;
-                spawned.channel.send(Tag::Found, &prepared.note, Some(prepared.artifact.as_fd()))?;
-            }
+            Tag::Look => create::send_found(spawned, message.fd, workload)?,
             Tag::SeccompListener => {
                 let state = (exec.seccomp_state)(spawned.process.pid);
-                super::create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
+                create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Limits => {

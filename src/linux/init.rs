@@ -28,8 +28,8 @@ pub struct Inherited {
     pub listener: OwnedFd,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
-    /// The runtime has no privilege on this host.
-    pub unprivileged: bool,
+    /// The runtime is root on this host.
+    pub privileged: bool,
 }
 
 /// Never returns: the process becomes the workload or ends.
@@ -69,8 +69,9 @@ fn live(
     channel: Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
-    let Inherited { plan, joiner, sources, attributes, filter, listener, console, unprivileged: dumpable } =
-        inherited;
+    let Inherited { plan, joiner, sources, attributes, filter, listener, console, privileged } = inherited;
+    // They can only be opened once the kernel has made, and locked, the container's copies of their mounts.
+    let sources = if privileged && plan.has_user() { None } else { Some(sources) };
     let mut entering = Entering {
         process: create.process,
         attributes: &attributes,
@@ -80,7 +81,7 @@ fn live(
         talk: listener.as_raw_fd(),
         channel: &channel,
         first_free_fd: create.preserved.end(),
-        dumpable,
+        dumpable: !privileged,
         in_running: false,
     };
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
@@ -102,7 +103,7 @@ fn prepare(
     create: &Create<'_>,
     plan: Plan,
     joiner: Joiner,
-    sources: Sources,
+    sources: Option<Sources>,
     console: Option<OwnedFd>,
     entering: &mut Entering<'_>,
     workload: &mut dyn Workload,
@@ -142,7 +143,7 @@ fn prepare(
 fn enter_root(
     create: &Create<'_>,
     plan: &Plan,
-    sources: Sources,
+    sources: Option<Sources>,
     channel: &Channel,
     console: Option<OwnedFd>,
 ) -> Result<()> {
@@ -155,11 +156,12 @@ fn enter_root(
         path: create.rootfs,
         cgroup: create.cgroup,
         no_pivot: create.no_pivot,
-        user_namespace: plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER),
+        user_namespace: plan.has_user(),
         cgroup_namespace: plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP),
     };
     // Modes in config.json are meant as they are written.
     rustix::process::umask(rustix::fs::Mode::empty());
+    let sources = sources.map_or_else(|| Sources::receive(channel), Ok)?;
     let mounted = root.mount(sources)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 

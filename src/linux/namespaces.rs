@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,6 +71,11 @@ impl Plan {
 
     pub fn joins(&self, kind: i32) -> bool {
         self.joined.iter().any(|joined| joined.kind == kind)
+    }
+
+    /// The process lives in a user namespace that is not ours.
+    pub fn has_user(&self) -> bool {
+        self.makes(libc::CLONE_NEWUSER) || self.joins(libc::CLONE_NEWUSER)
     }
 
     /// The process lives in a mount namespace that is not ours.
@@ -220,6 +225,23 @@ fn write_proc(pid: i32, file: &str, text: &str) -> Result<()> {
 pub fn enter_own_time_namespace() -> Result<()> {
     let fd = open(Path::new("/proc/self/ns/time_for_children"))?;
     sys::setns(fd.as_fd(), CLONE_NEWTIME).context("enter the new time namespace")
+}
+
+/// Does `work` in the mount namespace of another process, with our own rights, and comes back: root and current
+/// directory too, which setns(2) changes.
+pub fn in_mounts_of<T>(pidfd: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let here = |path: &str| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {path}"))
+    };
+    let (root, cwd, own) = (here("/")?, here(".")?, open(Path::new("/proc/self/ns/mnt"))?);
+    sys::setns(pidfd, libc::CLONE_NEWNS).context("enter the container's mount namespace")?;
+    let done = work();
+    sys::setns(own.as_fd(), libc::CLONE_NEWNS).context("go back to our mount namespace")?;
+    rustix::process::fchdir(&root).context("go back to our root")?;
+    rustix::process::chroot(".").context("go back to our root")?;
+    rustix::process::fchdir(&cwd).context("go back to our directory")?;
+    done
 }
 
 /// Brings `lo` up, which a new network namespace has down: runc and crun do so for every container.

@@ -246,7 +246,7 @@ pub fn reopen_null() -> Result<()> {
         let Ok(stat) = rustix::fs::fstat(sys::standard_stream(fd)) else { continue };
         if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null {
             let file = container.reopen(pathrs::flags::OpenFlags::O_RDWR).context("reopen /dev/null")?;
-            sys::replace_fd(file.as_fd(), fd).context("reopen /dev/null")?;
+            sys::replace_fd(file.as_fd(), fd, false).context("reopen /dev/null")?;
         }
     }
     Ok(())

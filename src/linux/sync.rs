@@ -26,6 +26,10 @@ pub enum Tag {
     TimeOffsets = b'T',
     /// Child: mounts are made, prestart and createRuntime hooks are due; parent answers `Go`.
     Hooks = b'H',
+    /// Child, in a user namespace: it wants its mounts' sources; parent answers with `Source`s, then `Go`.
+    Sources = b'O',
+    /// Parent: one source's descriptor; the body says which.
+    Source = b'U',
     /// Child: its rlimits are due; parent answers `Go`.
     Limits = b'M',
     /// Child: argv[0] was found to be wasm (with the file's descriptor); parent answers `Found`.
@@ -42,11 +46,13 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 10] = [
+        const ALL: [Tag; 12] = [
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,
             Tag::Hooks,
+            Tag::Sources,
+            Tag::Source,
             Tag::Limits,
             Tag::Look,
             Tag::Found,

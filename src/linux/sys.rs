@@ -230,10 +230,18 @@ pub fn standard_stream(fd: i32) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// dup3(2) onto a number, without close-on-exec.
-pub fn replace_fd(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
-    // SAFETY: only standard streams are replaced, which no OwnedFd holds.
-    check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) })
+/// dup3(2) onto a number.
+pub fn replace_fd(fd: BorrowedFd<'_>, number: i32, close_on_exec: bool) -> io::Result<()> {
+    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: whoever owns `number` goes on owning a descriptor, of what the caller means it to be.
+    check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, flags) })
+}
+
+/// A descriptor that a workload says it holds.
+pub fn own_fd(number: i32) -> BorrowedFd<'static> {
+    debug_assert!(number >= 0);
+    // SAFETY: the number is not -1; a wrong one makes the call it is used for fail with EBADF.
+    unsafe { BorrowedFd::borrow_raw(number) }
 }
 
 /// Whether the number names no open descriptor.

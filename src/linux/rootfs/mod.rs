@@ -18,6 +18,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
+pub use mount::read_only_view;
 pub use protect::{mask_paths, null, protect_paths, set_read_only};
 pub use sources::Sources;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::Mount;
 use pathrs::flags::OpenFlags;
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -145,6 +145,18 @@ impl Tree {
         let stat = rustix::fs::fstat(&self.fd)?;
         Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
+}
+
+/// The same file through a read-only mount of its own, which nobody can reach to make it writable: whoever opens it
+/// anew by way of /proc/PID/fd gets EROFS. The unprivileged cannot make the mount, and harm only themselves.
+pub fn read_only_view(file: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let tree = match Tree::open(file, Path::new(""), false, OpenTreeFlags::AT_EMPTY_PATH) {
+        Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::PERM) => return Ok(None),
+        other => other.context("clone the mount of a file")?,
+    };
+    tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(proc_path(tree.fd.as_fd()), flags, Mode::empty()).map(Some).context("open it read-only")
 }
 
 /// A bind has no file system of its own: the option says so, or crun's and Docker's type `bind`.

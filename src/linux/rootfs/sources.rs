@@ -1,8 +1,14 @@
-//! What is opened before the child exists, with the host's eyes: the root, the sources of bind mounts and, for a
-//! user namespace, device nodes, each as a detached tree. Without privilege the child opens them itself.
+//! What is opened with the host's eyes: the root, the sources of bind mounts and, for a user namespace, device nodes,
+//! each as a detached tree. Without privilege the child opens them itself.
+//!
+//! Usually that is done before the child exists. With a user namespace it is done in the child's mount namespace, on
+//! the copies that the kernel locked when it made that: a clone of a host's mount carries no lock, and the container's
+//! root could make it writable or look under it (mount_namespaces(7); runc: mountSourceOpenTree).
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +18,7 @@ use super::devices;
 use super::idmap::{self, IdMaps};
 use super::mount::{Tree, is_bind};
 use super::options;
+use crate::linux::sync::{Channel, Tag};
 
 /// The opened sources; those that are missing are opened by path when their turn comes.
 #[derive(Default)]
@@ -55,6 +62,42 @@ impl Sources {
         Ok(sources)
     }
 
+    /// The parent's half of handing them over.
+    pub fn send(&self, channel: &Channel) -> Result<()> {
+        let root = self.root.iter().map(|fd| (vec![ROOT], fd));
+        let binds = self.binds.iter().map(|(index, fd)| ([&[BIND], &index.to_ne_bytes()[..]].concat(), fd));
+        let devices =
+            self.devices.iter().map(|(path, fd)| ([&[DEVICE], path.as_os_str().as_bytes()].concat(), fd));
+        for (name, fd) in root.chain(binds).chain(devices) {
+            channel.send(Tag::Source, &name, Some(fd.as_fd()))?;
+        }
+        Ok(())
+    }
+
+    /// The child's half: asks, and takes what comes until `Go`.
+    pub fn receive(channel: &Channel) -> Result<Sources> {
+        let mut sources = Sources::default();
+        channel.send(Tag::Sources, &[], None)?;
+        loop {
+            let message = channel.receive()?.context("the runtime went away")?;
+            let fd = match (message.tag, message.fd) {
+                (Tag::Go, _) => return Ok(sources),
+                (Tag::Source, Some(fd)) => fd,
+                (tag, _) => bail!("unexpected message {tag:?} among the sources"),
+            };
+            match message.body.split_first() {
+                Some((&ROOT, _)) => sources.root = Some(fd),
+                Some((&BIND, index)) => {
+                    sources.binds.insert(usize::from_ne_bytes(index.try_into()?), fd);
+                }
+                Some((&DEVICE, path)) => {
+                    sources.devices.insert(OsStr::from_bytes(path).into(), fd);
+                }
+                _ => bail!("unknown source"),
+            }
+        }
+    }
+
     /// All of them, for the child that closes everything else.
     pub fn fds(&self) -> Vec<RawFd> {
         self.root
@@ -77,6 +120,11 @@ impl Sources {
         self.devices.remove(path)
     }
 }
+
+/// What a `Source` message is of.
+const ROOT: u8 = b'r';
+const BIND: u8 = b'b';
+const DEVICE: u8 = b'd';
 
 /// A bind's source; a relative one is relative to the bundle, as in runc.
 pub fn open_bind(mount: &Mount, bundle: &Path) -> Result<Tree> {
