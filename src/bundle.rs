@@ -143,8 +143,8 @@ fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let inner = anyhow::Error::new(error.into_inner());
-        // `.` is serde_path_to_error's name for the document itself.
-        if path == "." { inner } else { inner.context(path) }
+        // serde_path_to_error's names for the document itself, and for nothing that has a name.
+        if path == "." || path == "?" { inner } else { inner.context(path) }
     })?;
     json.end()?;
     Ok(value)

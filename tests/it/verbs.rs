@@ -25,11 +25,6 @@ fn no_v1(controller: &str) -> bool {
     no
 }
 
-/// What runc and runw say; crun has words of its own.
-fn words(text: &'static str) -> Vec<&'static str> {
-    if kind() == Kind::Crun { Vec::new() } else { vec![text] }
-}
-
 #[test]
 fn pause_stops_and_resume_wakes() {
     let c = Container::up(Bundle::sh("while :; do echo tick; sleep 0.02; done"));
@@ -52,6 +47,9 @@ fn pause_stops_and_resume_wakes() {
 
 #[test]
 fn a_created_container_can_be_paused_and_a_stopped_one_not() {
+    if differs(Kind::Crun, "it calls a paused container created") {
+        return;
+    }
     let mut c = Container::new(Bundle::sh("exec sleep 100"));
     c.create();
     c.call(&["pause", &c.id]).ok();
@@ -61,19 +59,19 @@ fn a_created_container_can_be_paused_and_a_stopped_one_not() {
     c.start();
     c.kill("KILL").ok();
     c.wait_stopped();
-    c.call(&["pause", &c.id]).refused(&words("container not running"));
-    c.call(&["resume", &c.id]).refused(&words("container not paused"));
+    c.call(&["pause", &c.id]).refused(&["container not running"]);
+    c.call(&["resume", &c.id]).refused(&["container not paused"]);
     c.delete().ok();
     for verb in ["pause", "resume", "ps", "update", "events"] {
-        if verb == "events" && kind() == Kind::Crun {
-            continue;
-        }
-        c.call(&[verb, &c.id]).refused(&words("container does not exist"));
+        c.call(&[verb, &c.id]).refused(&["container does not exist"]);
     }
 }
 
 #[test]
 fn a_paused_container_dies_of_sigkill_and_of_delete() {
+    if differs(Kind::Crun, "it leaves a killed container frozen, which on v1 then never dies") {
+        return;
+    }
     let c = sleeper(json!({}));
     c.call(&["pause", &c.id]).ok();
     c.kill("KILL").ok();
@@ -86,6 +84,9 @@ fn a_paused_container_dies_of_sigkill_and_of_delete() {
 
 #[test]
 fn ps_shows_the_containers_processes_only() {
+    if differs(Kind::Crun, "it prints pids only, whatever the options") {
+        return;
+    }
     let c = sleeper(json!({}));
     let pid = c.pid();
     assert_eq!(
@@ -97,37 +98,33 @@ fn ps_shows_the_containers_processes_only() {
         serde_json::from_str(&c.call(&["ps", "-f=json", &c.id]).ok().out).expect("a list of pids")
     };
     until("two processes", || pids().len() == 2);
-    if kind() != Kind::Crun {
-        // What ps itself says of these processes, and nothing else.
-        for options in [&["-ef"][..], &["-o", "pid,comm", "-A"], &["aux"]] {
-            let mut words = vec!["ps", c.id.as_str()];
-            if options != ["-ef"] {
-                words.extend(options);
-            }
-            let table = c.call(&words).ok().out;
-            let ps = run(std::process::Command::new("ps").args(options)).ok().out;
-            let heading = ps.lines().next().expect("a heading");
-            let column = heading.split_whitespace().position(|w| w == "PID").expect("PID");
-            let ours = ps.lines().filter(|l| {
-                pids().iter().any(|pid| l.split_whitespace().nth(column) == Some(&pid.to_string()))
-            });
-            let stable = |text: String| {
-                text.lines().map(|l| l.split_whitespace().nth(column).map(str::to_owned)).collect::<Vec<_>>()
-            };
-            assert_eq!(table.lines().next(), Some(heading));
-            assert_eq!(stable(table), stable(format!("{heading}\n{}", ours.collect::<Vec<_>>().join("\n"))));
+    // What ps itself says of these processes, and nothing else.
+    for options in [&["-ef"][..], &["-o", "pid,comm", "-A"], &["aux"]] {
+        let mut words = vec!["ps", c.id.as_str()];
+        if options != ["-ef"] {
+            words.extend(options);
         }
-        c.call(&["ps", &c.id, "-o", "comm"]).refused(&["couldn't find PID field in ps output"]);
-        c.call(&["ps", &c.id, "--no-such-option"]).refused(&["--no-such-option"]);
-        c.call(&["ps", "-f", "xml", &c.id]).refused(&["invalid format option"]);
+        let table = c.call(&words).ok().out;
+        let ps = run(std::process::Command::new("ps").args(options)).ok().out;
+        let heading = ps.lines().next().expect("a heading");
+        let column = heading.split_whitespace().position(|w| w == "PID").expect("PID");
+        let ours = ps
+            .lines()
+            .filter(|l| pids().iter().any(|pid| l.split_whitespace().nth(column) == Some(&pid.to_string())));
+        let stable = |text: String| {
+            text.lines().map(|l| l.split_whitespace().nth(column).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        assert_eq!(table.lines().next(), Some(heading));
+        assert_eq!(stable(table), stable(format!("{heading}\n{}", ours.collect::<Vec<_>>().join("\n"))));
     }
+    c.call(&["ps", &c.id, "-o", "comm"]).refused(&["couldn't find PID field in ps output"]);
+    c.call(&["ps", &c.id, "--no-such-option"]).refused(&["exit status", "unknown gnu long option"]);
+    c.call(&["ps", "-f", "xml", &c.id]).refused(&["invalid format option"]);
     c.kill("KILL").ok();
     c.wait_stopped();
     assert_eq!(exec.wait().code, 137);
-    if kind() == Kind::Runc || kind() == Kind::Runw {
-        assert_eq!(c.call(&["ps", "-f", "json", &c.id]).ok().out, "null\n");
-        assert_eq!(c.call(&["ps", &c.id]).ok().out.lines().count(), 1);
-    }
+    assert_eq!(c.call(&["ps", "-f", "json", &c.id]).ok().out, "null\n");
+    assert_eq!(c.call(&["ps", &c.id]).ok().out.lines().count(), 1);
 }
 
 #[test]
@@ -164,6 +161,9 @@ fn update_by_flags() {
 
 #[test]
 fn update_by_file_and_standard_input() {
+    if differs(Kind::Crun, "it takes a swap of 0 for a limit") {
+        return;
+    }
     if no_v1("memory") || no_v1("cpu") || no_v1("pids") {
         return;
     }
@@ -215,6 +215,9 @@ fn memory_and_swap_grow_and_shrink_together() {
 
 #[test]
 fn update_refuses_what_is_wrong() {
+    if differs(Kind::Crun, "it exits with 64, and takes some of these") {
+        return;
+    }
     if no_v1("pids") || no_v1("memory") {
         return;
     }
@@ -233,12 +236,6 @@ fn update_refuses_what_is_wrong() {
         &["--resources", "/nonexistent"],
         &["--nosuch"],
     ] {
-        let peer_takes = kind() == Kind::Crun
-            && ["--memory", "--cpu-quota", "--cpu-share", "--l3-cache-schema", "--mem-bw-schema"]
-                .contains(&flags[0]);
-        if peer_takes {
-            continue;
-        }
         let mut words = vec!["update", "--pids-limit", "8"];
         words.extend(flags);
         words.push(id);
@@ -252,11 +249,8 @@ fn update_refuses_what_is_wrong() {
         r#"{"memory": {"limit": 1.5}}"#,
         r#"{"pids": {"limit": 8}, "unified": {"memory.max": "1"}}"#,
     ] {
-        if kind() == Kind::Crun && !text.starts_with(['{']) {
-            continue;
-        }
         let out = spawn_with_stdin(&mut c.command(&["update", "-r", "-", id]), text.as_bytes()).wait();
-        assert!(kind() == Kind::Crun || out.code == 1 && !out.err.is_empty(), "{text:?}: {out:?}");
+        assert!(out.code == 1 && !out.err.is_empty(), "{text:?}: {out:?}");
     }
     if kind() == Kind::Runw {
         // runc sets what comes before the bad value and warns that its state may be inconsistent.
@@ -269,7 +263,7 @@ fn update_refuses_what_is_wrong() {
     }
     c.kill("KILL").ok();
     c.wait_stopped();
-    c.call(&["update", "--pids-limit", "8", id]).refused(&words("container not running"));
+    c.call(&["update", "--pids-limit", "8", id]).refused(&["container not running"]);
 }
 
 fn stored(c: &Container) -> Value {
