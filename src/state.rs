@@ -3,7 +3,7 @@
 //! kernel object beyond files: whether a container runs is `linux::lifecycle`'s question.
 //!
 //! ```text
-//! ROOT/ID/            0711, flock'ed by whoever changes the container
+//! ROOT/ID/            0700, flock'ed by whoever changes the container
 //!         state.json  Record, replaced as a whole
 //!         config.json the bytes of the bundle's config.json that create read
 //!         start.sock  there while init waits for start
@@ -27,6 +27,7 @@ pub const STATE: &str = "state.json";
 pub const CONFIG: &str = "config.json";
 pub const START_SOCKET: &str = "start.sock";
 const STATE_TEMP: &str = "state.json.tmp";
+const CONFIG_TEMP: &str = "config.json.tmp";
 
 /// Raised when an older runw could no longer understand a record. Fields that may be missing get a serde
 /// default instead, and unknown ones are ignored, so this is for changes of meaning only.
@@ -60,6 +61,9 @@ pub struct Record {
     pub created_done: bool,
     #[serde(default)]
     pub init: Option<Process>,
+    /// `create --no-new-keyring`, which an exec must know.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// `linux::cgroup::Cgroup`, opaque here; null until planned.
     #[serde(default)]
     pub cgroup: serde_json::Value,
@@ -166,10 +170,10 @@ impl Root {
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
         let context = || format!("cannot make the state directory {}", self.dir.display());
-        DirBuilder::new().recursive(true).mode(0o711).create(&self.dir).with_context(context)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).with_context(context)?;
         let dir = self.dir.join(id);
         // mkdir is the one atomic claim of the name: of two creates exactly one gets past here.
-        match DirBuilder::new().mode(0o711).create(&dir) {
+        match DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(EXISTS),
             made => made.with_context(|| format!("cannot make {}", dir.display()))?,
         }
@@ -178,8 +182,8 @@ impl Root {
             // A delete may have removed our directory and another create made it again before we had the lock:
             // then two of us wait for the same one, and who comes first has written its record.
             ensure!(!entry.dir.join(STATE).exists(), EXISTS);
-            // A user namespace's root must reach start.sock by this path whatever the umask is.
-            std::fs::set_permissions(&entry.dir, std::fs::Permissions::from_mode(0o711))?;
+            // Whatever the umask is: config.json holds secrets, and its hooks are run as our user.
+            std::fs::set_permissions(&entry.dir, std::fs::Permissions::from_mode(0o700))?;
             Ok(())
         });
         if let Err(error) = claimed {
@@ -253,12 +257,20 @@ impl Entry {
     /// Replaces `state.json`. No fsync: the record describes processes, and none outlives a power failure; the
     /// rename alone keeps it whole when runw is killed.
     pub fn save(&self) -> Result<()> {
-        let temp = self.dir.join(STATE_TEMP);
-        let path = self.dir.join(STATE);
+        let bytes = serde_json::to_vec(&self.record).context("cannot write the state as JSON")?;
+        self.replace(STATE, STATE_TEMP, &bytes)
+    }
+
+    /// Keeps the bytes of config.json that the container was made from.
+    pub fn keep_config(&self, bytes: &[u8]) -> Result<()> {
+        self.replace(CONFIG, CONFIG_TEMP, bytes)
+    }
+
+    fn replace(&self, name: &str, temp: &str, bytes: &[u8]) -> Result<()> {
+        let (path, temp) = (self.dir.join(name), self.dir.join(temp));
         let context = || format!("cannot save {}", path.display());
-        let bytes = serde_json::to_vec(&self.record).with_context(context)?;
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp);
-        file.and_then(|mut file| file.write_all(&bytes)).with_context(context)?;
+        file.and_then(|mut file| file.write_all(bytes)).with_context(context)?;
         std::fs::rename(&temp, &path).with_context(context)
     }
 

@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use super::{CgroupManager, Globals};
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
-use crate::linux::{confine, hooks, lifecycle, sys, terminal};
+use crate::linux::hooks::{self, Place};
+use crate::linux::{confine, lifecycle, sys, terminal};
 use crate::seam::{Process, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 use crate::{bundle, log};
@@ -28,6 +29,8 @@ pub fn driver(globals: &Globals) -> Driver {
 pub fn host(globals: &Globals) -> Host<'static> {
     Host { confine: &confine::run, execve: sys::execve, rootless: globals.rootless, settings: None }
 }
+
+pub const SIGKILL: i32 = 9;
 
 /// The name runw was called by.
 pub fn called_as(globals: &Globals) -> String {
@@ -87,10 +90,12 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().with_context(context)?;
     let mut temp = std::ffi::OsString::from(".");
     temp.push(name);
+    temp.push(format!(".{}", std::process::id()));
     let temp = path.with_file_name(temp);
-    let mut file = std::fs::File::create(&temp).with_context(context)?;
-    file.write_all(pid.to_string().as_bytes()).with_context(context)?;
-    std::fs::rename(&temp, path).with_context(context)
+    // O_EXCL: the directory may be everybody's, and a link planted there is not followed (runc does the same).
+    let mut file = std::fs::File::create_new(&temp).with_context(context)?;
+    let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| std::fs::rename(&temp, path));
+    written.inspect_err(|_| drop(std::fs::remove_file(&temp))).with_context(context)
 }
 
 /// runc's `--pidfd-socket`: one descriptor, named as runc names it.
@@ -102,10 +107,15 @@ pub fn send_pidfd(socket: &OwnedFd, process: Process) -> Result<()> {
 /// Removes what a stopped container holds, then runs its poststop hooks, whose failure is only told (runtime-spec
 /// runtime.md, step 12).
 pub fn destroy(entry: Entry) -> Result<()> {
-    if let Some(cgroup) = self::cgroup(&entry)? {
-        // Without a pid namespace init's death leaves the others alive.
-        cgroup.signal_all(9)?;
-        cgroup.remove()?;
+    match (self::cgroup(&entry)?, entry.record.init) {
+        (Some(cgroup), Some(_)) => {
+            // Without a pid namespace init's death leaves the others alive.
+            cgroup.signal_all(SIGKILL)?;
+            cgroup.remove()?;
+        }
+        // A create that was killed before it had a process may not have made the cgroup: it may be another's.
+        (Some(cgroup), None) => cgroup.remove_if_empty(),
+        (None, _) => {}
     }
     let spec = saved_spec(&entry);
     let state = hook_state(&entry.record, Status::Stopped, None);
@@ -115,7 +125,7 @@ pub fn destroy(entry: Entry) -> Result<()> {
     let Ok(spec) = spec else { return Ok(()) };
     let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
     let directory = directory.is_dir().then_some(directory);
-    if let Err(error) = hooks::run("poststop", poststop, &state, directory.as_deref()) {
+    if let Err(error) = hooks::run("poststop", poststop, &state, Place::host(directory.as_deref())) {
         log::warn(&format!("{error:#}"));
     }
     Ok(())

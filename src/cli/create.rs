@@ -10,12 +10,13 @@ use super::{Globals, common};
 use crate::bundle::Bundle;
 use crate::executor::{self, Selection};
 use crate::linux::cgroup::Cgroup;
-use crate::linux::create::{Create, Init, Journal};
+use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
-use crate::linux::{hooks, seal, terminal};
+use crate::linux::hooks::{self, Place};
+use crate::linux::{seal, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
-use crate::state::{CONFIG, Entry, START_SOCKET};
+use crate::state::{Entry, START_SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -90,12 +91,14 @@ pub(super) fn make(
     let mut entry = globals.root.reserve(id)?;
     match fill(&mut entry, args, bundle, console, preserved, globals) {
         Ok(init) => Ok(Made { entry, init }),
+        // What could not be removed must be found again.
+        Err(error) if error.is::<LeftBehind>() => Err(error),
         Err(error) => {
             let state = common::hook_state(&entry.record, Status::Stopped, None);
             // The error at hand is the one to be told; what stays behind is `delete --force`'s.
             let _ = entry.remove();
             let poststop = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            if let Err(error) = hooks::run("poststop", poststop, &state, Some(&bundle.dir)) {
+            if let Err(error) = hooks::run("poststop", poststop, &state, Place::host(Some(&bundle.dir))) {
                 log::warn(&format!("{error:#}"));
             }
             Err(error)
@@ -120,11 +123,11 @@ fn fill(
     entry.record.rootfs.clone_from(&bundle.rootfs);
     entry.record.annotations =
         spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    entry.record.no_new_keyring = args.no_new_keyring;
     entry.record.cgroup = serde_json::to_value(&cgroup)?;
     // Before anything is made, so that a `create` that is killed can be cleaned up.
     entry.save()?;
-    std::fs::write(entry.dir.join(CONFIG), &bundle.config)
-        .context("copy config.json to the state directory")?;
+    entry.keep_config(&bundle.config)?;
 
     let process = process(spec, preserved)?;
     let mut workload = choose(&process, bundle, globals)?;

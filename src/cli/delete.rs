@@ -33,6 +33,13 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 
 fn one(id: &str, force: bool, globals: &Globals) -> Result<()> {
     let mut entry = globals.root.load(id)?;
+    if force
+        && entry.busy()
+        && let Some(init) = entry.record.init
+    {
+        // A `create` or `start` that hangs in a hook holds the lock until its init is gone.
+        lifecycle::kill_all(Some(init), None)?;
+    }
     entry.lock()?;
     match common::status(&entry)? {
         Status::Stopped => {}

@@ -182,8 +182,7 @@ fn enter(
         cgroup: &cgroup,
         sub_cgroups: &args.cgroup,
         preserved,
-        // runc gives an exec'd process a keyring unless told otherwise at create; crun the same.
-        no_new_keyring: false,
+        no_new_keyring: entry.record.no_new_keyring,
     };
     crate::linux::exec::exec(&exec, console, workload.as_mut())
 }
@@ -202,13 +201,32 @@ fn process(args: &Args, spec: &Spec, preserved: Preserved) -> Result<Process> {
             let (process, warnings) = bundle::parse_process(&bundle::read_json(path)?)
                 .with_context(|| format!("--process {}", path.display()))?;
             warnings.iter().for_each(|warning| log::warn(warning));
-            process
+            inherit(process, spec)
         }
         None => from_flags(args, spec)?,
     };
     let env = process.env().iter().flatten().cloned().chain(preserved.env()).collect();
     process.set_env(Some(env));
     Ok(process)
+}
+
+/// What a process file leaves out is the container's own (runc: newProcess): an exec into a confined container must
+/// not be unconfined because its caller named nothing.
+fn inherit(mut process: Process, spec: &Spec) -> Process {
+    let Some(own) = spec.process() else { return process };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    process
 }
 
 fn from_flags(args: &Args, spec: &Spec) -> Result<Process> {

@@ -2,11 +2,10 @@
 
 use anyhow::{Result, bail};
 
+use super::common::SIGKILL;
 use super::{Globals, common};
 use crate::linux::lifecycle;
 use crate::seam::Status;
-
-const SIGKILL: i32 = 9;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,8 +36,13 @@ fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
     let cgroup = common::cgroup(&entry)?;
     if all {
         // runc: with --all a container whose init is gone is no error, its other processes are still meant.
-        if let Some(cgroup) = &cgroup {
-            cgroup.signal_all(signal)?;
+        let reached = match &cgroup {
+            Some(cgroup) => cgroup.signal_all(signal).and_then(|()| Ok(!cgroup.pids()?.is_empty()))?,
+            None => false,
+        };
+        // Without a cgroup (disabled, or rootless) init is whom we know, and with it goes its pid namespace.
+        if let (false, Some(init)) = (reached, entry.record.init) {
+            lifecycle::signal(init, signal)?;
         }
         return Ok(());
     }

@@ -1,12 +1,16 @@
 //! `runw run`: create, start and, unless detached, wait.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
 use super::create::{self, Common, Console, Made};
 use super::{Globals, common, start};
+use crate::linux::create::Init;
+use crate::linux::foreground::Signals;
 use crate::linux::{foreground, lifecycle, seal, terminal};
+use crate::log;
+use crate::state::Entry;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -41,22 +45,33 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         }
     };
     let Made { mut entry, init } = made;
-    if let Err(error) = start::release(&entry, &bundle.spec) {
-        lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
-        common::destroy(entry)?;
-        return Err(error);
-    }
-    if args.detach {
+    let started = start::release(&entry, &bundle.spec);
+    if args.detach && started.is_ok() {
         return Ok(0);
     }
-    let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
-    // Others may exec, pause or kill it while we wait.
-    entry.unlock();
-    let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), master)?;
-    if !args.keep {
-        entry.lock().and_then(|()| common::destroy(entry)).or_else(gone_already)?;
+    let ended = started.and_then(|()| attend(&signals, &mut entry, &init, ours));
+    if ended.is_err() || !args.keep {
+        // What the container has come to is our answer, whatever its removal comes to.
+        if let Err(error) = clear(entry, &init) {
+            log::warn(&format!("{error:#}"));
+        }
     }
-    u8::try_from(status).context("exit status")
+    u8::try_from(ended?).context("exit status")
+}
+
+/// Waits in the foreground. Others may exec, pause or kill the container meanwhile, so it is unlocked.
+fn attend(signals: &Signals, entry: &mut Entry, init: &Init, master: Option<OwnedFd>) -> Result<i32> {
+    let master = master.map(|socket| terminal::receive_master(&socket)).transpose()?;
+    entry.unlock();
+    foreground::wait(signals, init.process, init.pidfd.as_fd(), master)
+}
+
+fn clear(mut entry: Entry, init: &Init) -> Result<()> {
+    if let Err(error) = entry.lock() {
+        return gone_already(error);
+    }
+    lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
+    common::destroy(entry)
 }
 
 /// Somebody else's `delete --force` has done our work.

@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Spec;
 
 use super::{Globals, common};
-use crate::linux::{hooks, lifecycle};
+use crate::linux::hooks::{self, Place};
+use crate::linux::lifecycle;
 use crate::seam::Status;
 use crate::state::{Entry, START_SOCKET};
 
@@ -36,8 +37,10 @@ pub(super) fn release(entry: &Entry, spec: &Spec) -> Result<()> {
     };
     let init = entry.record.init;
     let state = common::hook_state(&entry.record, Status::Running, init.map(|init| init.pid));
-    hooks::run("poststart", Some(poststart), &state, Some(&entry.record.bundle)).inspect_err(|_| {
-        let cgroup = common::cgroup(entry).ok().flatten();
-        let _ = lifecycle::kill_all(init, cgroup.as_ref());
-    })
+    hooks::run("poststart", Some(poststart), &state, Place::host(Some(&entry.record.bundle))).inspect_err(
+        |_| {
+            let cgroup = common::cgroup(entry).ok().flatten();
+            let _ = lifecycle::kill_all(init, cgroup.as_ref());
+        },
+    )
 }

@@ -11,12 +11,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::attributes::Attributes;
 use super::cgroup::Cgroup;
 use super::fds::Preserved;
+use super::hooks::{self, Place};
 use super::init::{self, Inherited};
 use super::namespaces::{self, Plan};
 use super::rootfs::Sources;
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
-use super::{hooks, process, seccomp, sys, terminal};
+use super::{process, seccomp, sys, terminal};
 use crate::seam::{self, Status, Workload};
 
 /// A container to be made; everything in it has been validated.
@@ -85,7 +86,7 @@ pub fn create(
         }
         Ok((Side::Parent(spawned), _)) => spawned,
         Err(error) => {
-            undo(create, None);
+            undo(create, None)?;
             return Err(error);
         }
     };
@@ -93,8 +94,10 @@ pub fn create(
     match attend(create, &plan, &spawned, workload, journal) {
         Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
+            // What the child says itself is nearer to the cause than what its end made of our own step.
+            let error = spawned.channel.pending_error().map_or(error, anyhow::Error::msg);
             let error = explain(create, error);
-            undo(create, Some(&spawned));
+            undo(create, Some(&spawned))?;
             Err(error)
         }
     }
@@ -131,7 +134,6 @@ fn attend(
         namespaces::write_id_maps(pid, uids, gids)?;
     }
     process::set_oom_score_adj(pid, create.process)?;
-    process::set_rlimits(pid, create.process)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
         let Some(message) = spawned.channel.receive()? else {
@@ -145,6 +147,7 @@ fn attend(
                 }
             }
             Tag::Hooks => host_hooks(create, pid)?,
+            Tag::Limits => process::set_rlimits(pid, create.process)?,
             Tag::Look => {
                 let prepared =
                     workload.prepare_found(message.fd.context("no file came with the question")?)?;
@@ -172,8 +175,8 @@ fn host_hooks(create: &Create<'_>, pid: i32) -> Result<()> {
     let Some(all) = create.spec.hooks() else { return Ok(()) };
     let state = (create.hook_state)(Status::Creating, Some(pid));
     let prestart = all.prestart().as_ref();
-    hooks::run("prestart", prestart, &state, Some(create.bundle))?;
-    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, Some(create.bundle))
+    hooks::run("prestart", prestart, &state, Place::host(Some(create.bundle)))?;
+    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, Place::host(Some(create.bundle)))
 }
 
 /// `linux.seccomp.listenerPath`: the agent gets the descriptor and the container process state (config-linux.md).
@@ -200,15 +203,14 @@ pub fn send_listener(
     terminal::send_master(socket.as_fd(), listener.as_fd(), &document.to_string()).with_context(context)
 }
 
-/// The socket `start` connects to. It lives in the child; its path is long, so it is bound through a handle.
+/// The socket `start` sends to, and init reads: a datagram, so that under a seccomp profile init needs no more than
+/// read(2). It lives in the child; its path is long, so it is bound through a handle.
 fn listen(path: &Path) -> Result<OwnedFd> {
     let context = || format!("make the start socket {}", path.display());
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .with_context(context)?;
-    let address = start_address(path)?;
-    rustix::net::bind(&socket, &address.0).with_context(context)?;
-    rustix::net::listen(&socket, 1).with_context(context)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .with_context(context)?;
+    let (address, _directory) = start_address(path)?;
+    rustix::net::bind(&socket, &address).with_context(context)?;
     Ok(socket)
 }
 
@@ -233,12 +235,24 @@ fn explain(create: &Create<'_>, error: anyhow::Error) -> anyhow::Error {
     error
 }
 
-/// Nothing that was made stays. What cannot be removed is removed by `delete --force`, which finds it in the
-/// state directory; the error that led here is the one to be told.
-fn undo(create: &Create<'_>, spawned: Option<&Spawned>) {
+/// Nothing that was made stays, or the error says so: what is left is found by `delete --force` in the state
+/// directory, which then stays too.
+fn undo(create: &Create<'_>, spawned: Option<&Spawned>) -> Result<()> {
     if let Some(spawned) = spawned {
         spawn::kill_and_reap(spawned);
+        let _ = create.cgroup.signal_all(libc::SIGKILL);
     }
-    let _ = create.cgroup.signal_all(libc::SIGKILL);
-    let _ = create.cgroup.remove();
+    create.cgroup.remove().map_err(|error| anyhow::Error::new(LeftBehind(format!("{error:#}"))))
 }
+
+/// A failed `create` that could not take everything back.
+#[derive(Debug)]
+pub struct LeftBehind(String);
+
+impl std::fmt::Display for LeftBehind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "container could not be made, and its cgroup could not be removed: {}", self.0)
+    }
+}
+
+impl std::error::Error for LeftBehind {}

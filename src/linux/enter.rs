@@ -68,6 +68,11 @@ impl Entering<'_> {
             _ => Granted::default(),
         };
         labels::apply(self.process, needs.in_process)?;
+        if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+            // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
+            self.channel.send(Tag::Limits, &[], None)?;
+            self.channel.expect(Tag::Go)?;
+        }
         if no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("process.noNewPrivileges")?;
         }
@@ -76,7 +81,9 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, process::may_set_groups())?;
+        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
+        let may_set_groups = process::may_set_groups(proc.dir.as_fd())?;
+        process::take_on(self.process, may_set_groups)?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
         self.close_all_but_needed(workload)?;
@@ -112,23 +119,27 @@ impl Entering<'_> {
         let Some(filter) = self.filter else { return Ok(()) };
         if let Some(listener) = filter.load()? {
             self.channel.send(Tag::SeccompListener, &listener.as_raw_fd().to_ne_bytes(), None)?;
-            self.channel.expect(Tag::Go)?;
+            self.channel.expect_plain(Tag::Go)?;
         }
         Ok(())
     }
 
-    /// The last steps in our own code. `talk` is the descriptor that reports a failed execve; it goes with the
-    /// execve, or here when the workload runs in this process. Returns only on failure.
-    pub fn run(&mut self, workload: &mut dyn Workload, talk: OwnedFd) -> Result<i32> {
-        let keeps = workload.keeps();
+    /// The last steps in our own code. `talk` reports a failed execve to an exec's parent, and goes with the execve,
+    /// or here when the workload runs in this process; without it the error goes to the workload's stderr, as runc's
+    /// init says it. Returns only on failure, or with the guest's status.
+    pub fn run(&mut self, workload: &mut dyn Workload, talk: Option<OwnedFd>) -> Result<i32> {
+        let keep: Vec<RawFd> =
+            workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
+        let told = |error: &anyhow::Error| match &talk {
+            Some(talk) => report(talk.as_fd(), error),
+            None => report(rustix::stdio::stderr(), error),
+        };
         if !workload.needs().in_process {
-            let keep: Vec<RawFd> = keeps.into_iter().chain([talk.as_raw_fd()]).collect();
             // All of them are close-on-exec already; a profile that forbids this call takes nothing away.
             let _ = fds::close_all_but(self.first_free_fd, &keep);
-            return workload.run().inspect_err(|error| report(talk.as_fd(), error));
+            return workload.run().inspect_err(told);
         }
-        let keep: Vec<RawFd> = keeps.iter().copied().chain([talk.as_raw_fd()]).collect();
-        self.become_guest(&keep).inspect_err(|error| report(talk.as_fd(), error))?;
+        self.become_guest(&keep).inspect_err(told)?;
         // End of file is what says "it runs".
         drop(talk);
         workload.run()
@@ -145,9 +156,9 @@ impl Entering<'_> {
     }
 }
 
-/// To whoever waits for the workload to run: `start`, or an exec's parent.
-pub fn report(talk: BorrowedFd<'_>, error: &anyhow::Error) {
-    let _ = rustix::io::write(talk, format!("{error:#}").as_bytes());
+/// To an exec's parent, or on the workload's stderr.
+pub fn report(to: BorrowedFd<'_>, error: &anyhow::Error) {
+    let _ = rustix::io::write(to, format!("{error:#}\n").as_bytes());
 }
 
 /// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
+use rustix::fs::{Mode, OFlags};
 
 use super::attributes::{Affinity, Attributes};
 use super::cgroup::{Cgroup, Joiner};
@@ -57,12 +58,22 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
+    if !lifecycle::alive(exec.init) {
+        // Or those were the namespaces of whoever has the pid now.
+        bail!("cannot exec in a stopped container");
+    }
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let unprivileged = !rustix::process::geteuid().is_root();
     let joined = join_in_parent(&init, kinds)?;
     affinity.enter_initial()?;
-    let (side, joiner) = clone(exec)?;
+    let cloned = clone(exec);
+    if joined == libc::CLONE_NEWPID && !matches!(cloned, Ok((Side::Child(_), _))) {
+        // What we start from now on (a compile) is the host's again.
+        let ours = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        sys::setns(ours.as_fd(), libc::CLONE_NEWPID).context("go back to our pid namespace")?;
+    }
+    let (side, joiner) = cloned?;
     let spawned = match side {
         Side::Child(channel) => {
             drop(read);
@@ -87,8 +98,10 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     match attend(exec, &spawned, read, workload) {
         Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
+            // What the child says itself is nearer to the cause than what its end made of our own step.
+            let told = spawned.channel.pending_error().map(anyhow::Error::msg);
             spawn::kill_and_reap(&spawned);
-            Err(error)
+            Err(told.unwrap_or(error))
         }
     }
 }
@@ -168,7 +181,6 @@ fn namespaces_to_join(init: i32) -> Result<i32> {
 /// Does for the child what only the parent can, until its workload runs.
 fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn Workload) -> Result<()> {
     process::set_oom_score_adj(spawned.process.pid, exec.process)?;
-    process::set_rlimits(spawned.process.pid, exec.process)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
         let Some(message) = spawned.channel.receive()? else {
@@ -185,6 +197,10 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
                 super::create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
+            Tag::Limits => {
+                process::set_rlimits(spawned.process.pid, exec.process)?;
+                spawned.channel.send(Tag::Go, &[], None)?;
+            }
             Tag::Ready => break,
             Tag::Error => bail!("{}", String::from_utf8_lossy(&message.body)),
             tag => bail!("unexpected message {tag:?} from the process"),
@@ -192,7 +208,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
     }
     let mut text = Vec::new();
     std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
-    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text)) }
+    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }
 }
 
 /// What the child has of its parent's.
@@ -235,7 +251,7 @@ fn child(
         channel.send_error(&error);
         sys::exit_now(1);
     }
-    let status = entering.run(workload, talk).unwrap_or(1);
+    let status = entering.run(workload, Some(talk)).unwrap_or(1);
     sys::exit_now(status)
 }
 

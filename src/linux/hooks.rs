@@ -12,24 +12,39 @@ use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+/// Where hooks of one kind run.
+#[derive(Clone, Copy, Default)]
+pub struct Place<'a> {
+    pub directory: Option<&'a Path>,
+    /// What a hook without `env` gets; `None` is runw's own environment, which nothing in the container may see.
+    pub env: Option<&'a [String]>,
+}
+
+impl<'a> Place<'a> {
+    /// In the runtime's own namespaces.
+    pub fn host(directory: Option<&'a Path>) -> Place<'a> {
+        Place { directory, env: None }
+    }
+}
+
 /// Runs them in order; the first that fails ends it. `kind` is the name in config.json.
-pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], directory: Option<&Path>) -> Result<()> {
+pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>) -> Result<()> {
     for (index, hook) in hooks.into_iter().flatten().enumerate() {
-        one(hook, state, directory).with_context(|| format!("error running {kind} hook #{index}"))?;
+        one(hook, state, place).with_context(|| format!("error running {kind} hook #{index}"))?;
     }
     Ok(())
 }
 
-fn one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
+fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
     let mut command = Command::new(hook.path());
     if let Some((first, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(first).args(rest);
     }
-    // As in runc: no env means ours, any env means exactly that.
-    if let Some(env) = hook.env() {
+    // As in runc: any env means exactly that.
+    if let Some(env) = hook.env().as_deref().or(place.env) {
         command.env_clear().envs(env.iter().filter_map(|pair| pair.split_once('=')));
     }
-    if let Some(directory) = directory {
+    if let Some(directory) = place.directory {
         command.current_dir(directory);
     }
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -155,20 +170,20 @@ mod tests {
     #[test]
     fn a_hook_reads_the_state_and_its_failure_names_what_it_said() {
         let hooks = vec![hook("test \"$(cat)\" = state"), hook("echo out; echo err >&2; exit 3")];
-        let error = format!("{:#}", run("prestart", Some(&hooks), b"state", None).unwrap_err());
+        let error = format!("{:#}", run("prestart", Some(&hooks), b"state", Place::default()).unwrap_err());
         assert_eq!(error, "error running prestart hook #1: exit status 3, stdout: out, stderr: err");
     }
 
     #[test]
     fn a_hook_that_reads_nothing_and_says_much_does_not_block() {
         let big = vec![b'x'; 1 << 20];
-        run("prestart", Some(&vec![hook("head -c 200000 /dev/zero")]), &big, None).unwrap();
+        run("prestart", Some(&vec![hook("head -c 200000 /dev/zero")]), &big, Place::default()).unwrap();
     }
 
     #[test]
     fn a_hook_that_leaves_a_process_behind_does_not_hold_us() {
         let started = Instant::now();
-        run("prestart", Some(&vec![hook("sleep 4 & exit 0")]), b"", None).unwrap();
+        run("prestart", Some(&vec![hook("sleep 4 & exit 0")]), b"", Place::default()).unwrap();
         assert!(started.elapsed() < Duration::from_secs(3));
     }
 
@@ -176,7 +191,7 @@ mod tests {
     fn a_hook_past_its_timeout_is_killed() {
         let args = vec!["sleep".to_owned(), "9".to_owned()];
         let slow = HookBuilder::default().path("/bin/sleep").args(args).timeout(1i64).build().unwrap();
-        let error = format!("{:#}", run("poststop", Some(&vec![slow]), b"", None).unwrap_err());
+        let error = format!("{:#}", run("poststop", Some(&vec![slow]), b"", Place::default()).unwrap_err());
         assert!(error.contains("hook ran past specified timeout of 1.0s"), "{error}");
     }
 }

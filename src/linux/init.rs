@@ -4,17 +4,17 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use rustix::net::SocketFlags;
 
 use super::attributes::Attributes;
 use super::cgroup::Joiner;
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
+use super::hooks::{self, Place};
 use super::namespaces::Plan;
 use super::rootfs::{self, Root, Sources};
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
-use super::{fds, hooks, process, spawn, sys};
+use super::{fds, pid1, process, spawn, sys};
 use crate::seam::{Status, Workload};
 
 /// What the child has of its parent's.
@@ -86,16 +86,16 @@ fn live(
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
         // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
         .and_then(|()| channel.send(Tag::Ready, &[], None))
-        .and_then(|()| channel.expect(Tag::Go).map(drop));
+        .and_then(|()| channel.expect_plain(Tag::Go));
     if let Err(error) = made {
         channel.send_error(&error);
         return Err(());
     }
-    let talk = wait_for_start(&listener).map_err(drop)?;
+    wait_for_start(&listener).map_err(drop)?;
     drop(listener);
-    let started = start_hooks(create).inspect_err(|error| enter::report(talk.as_fd(), error));
+    let started = start_hooks(create).inspect_err(|error| enter::report(rustix::stdio::stderr(), error));
     started.map_err(drop)?;
-    entering.run(workload, talk).map_err(drop)
+    entering.run(workload, None).map_err(drop)
 }
 
 fn prepare(
@@ -111,11 +111,17 @@ fn prepare(
     // The parent has written the id maps and the limits.
     channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
-    if !create.no_new_keyring {
-        process::join_session_keyring(create.id)?;
-    }
     spawn::settle(&plan, &joiner, channel)?;
     drop(joiner);
+    if rustix::process::getpid().is_init() {
+        // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
+        // the default actions back.
+        pid1::end_on_signals().context("handle signals")?;
+    }
+    if !create.no_new_keyring {
+        // After the ids: it belongs to the container's root.
+        process::join_session_keyring(create.id)?;
+    }
     entering.proc = Some(Proc::open()?);
 
     enter_root(create, &plan, sources, channel, console)?;
@@ -157,12 +163,16 @@ fn enter_root(
     let mounted = root.mount(sources)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
-    channel.send(Tag::Hooks, &[], None)?;
-    channel.expect(Tag::Go)?;
     let spec_hooks = create.spec.hooks().as_ref();
+    if spec_hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some()) {
+        channel.send(Tag::Hooks, &[], None)?;
+        channel.expect(Tag::Go)?;
+    }
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
         let state = (create.hook_state)(Status::Creating, Some(own_pid_on_host()?));
-        hooks::run("createContainer", Some(list), &state, Some(create.rootfs))?;
+        let env = create.process.env().as_deref();
+        let place = Place { directory: Some(create.rootfs), env: Some(env.unwrap_or_default()) };
+        hooks::run("createContainer", Some(list), &state, place)?;
     }
     root.enter(&mounted)?;
     process::reopen_null()?;
@@ -191,12 +201,13 @@ fn set_names(create: &Create<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Blocks until `start` connects. The connection tells it how the start went: an error text, or end of file.
-fn wait_for_start(listener: &OwnedFd) -> Result<OwnedFd> {
+/// Blocks until `start` sends its datagram, with read(2) alone.
+fn wait_for_start(listener: &OwnedFd) -> Result<()> {
+    let mut word = [0; 8];
     loop {
-        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
-            other => return other.context("wait for start"),
+        match rustix::io::read(listener, &mut word) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(drop).context("wait for start"),
         }
     }
 }
@@ -208,5 +219,6 @@ fn start_hooks(create: &Create<'_>) -> Result<()> {
     }
     // Runs in the container, where only the container's own pid means something; runc says `created` and its pid.
     let state = (create.hook_state)(Status::Created, Some(rustix::process::getpid().as_raw_nonzero().get()));
-    hooks::run("startContainer", list, &state, None)
+    let place = Place { directory: None, env: Some(create.process.env().as_deref().unwrap_or_default()) };
+    hooks::run("startContainer", list, &state, place)
 }

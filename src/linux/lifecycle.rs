@@ -1,7 +1,6 @@
 //! A container after it was made: what it is doing now, how it is started, signalled and ended. Everything is judged
 //! from its record and the kernel, through pidfds, so a recycled pid is never mistaken for it.
 
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cgroup::Cgroup;
@@ -46,20 +45,25 @@ pub fn status(known: &Known<'_>) -> Status {
     }
 }
 
-/// Lets init go on, and waits until it has become its workload. Init closes its end when it has, so an error text
-/// is the only thing that can be read; of two starts one finds no socket.
+/// Lets init go on. The rename claims it: of two starts one finds no socket, and a start that is killed here leaves a
+/// container that counts as running. Like runc's, it returns before the execve; that this fails is said on the
+/// container's stderr and by its status.
 pub fn start(socket: &Path) -> Result<()> {
-    let stream =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let (address, _directory) = create::start_address(socket)?;
-    match rustix::net::connect(&stream, &address) {
-        Err(Errno::NOENT | Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
-        other => other.context("connect to container init")?,
+    let claimed = socket.with_extension("claimed");
+    let sender =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    match std::fs::rename(socket, &claimed) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("cannot start an already running container")
+        }
+        other => other.with_context(|| format!("claim {}", socket.display()))?,
     }
-    std::fs::remove_file(socket).with_context(|| format!("remove {}", socket.display()))?;
-    let mut text = Vec::new();
-    std::fs::File::from(stream).read_to_end(&mut text).context("wait for container init")?;
-    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text)) }
+    let (address, _directory) = create::start_address(&claimed)?;
+    match rustix::net::sendto(&sender, b"start", SendFlags::NOSIGNAL, &address) {
+        Err(Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
+        other => other.context("tell container init to start")?,
+    };
+    std::fs::remove_file(&claimed).with_context(|| format!("remove {}", claimed.display()))
 }
 
 /// A handle on this very process; `None` when it is gone.

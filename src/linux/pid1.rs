@@ -83,7 +83,7 @@ pub fn become_init(area: &Area, argv: &[CString], is_pid1: bool) -> Result<()> {
 /// pid_namespaces(7): the init of a pid namespace gets only signals it has a handler for, so without these a
 /// `kill -TERM` would do nothing where any other process ends. Ignored and stopping signals stay as they are, and
 /// so do the four that the engine needs for traps; the kernel forces those on an init too when they are real.
-fn end_on_signals() -> io::Result<()> {
+pub fn end_on_signals() -> io::Result<()> {
     const ENDING: [i32; 17] = [
         libc::SIGHUP,
         libc::SIGINT,

@@ -2,17 +2,18 @@
 //! directory taken on from inside, in runc's order.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
-use rustix::fs::{FileType, Mode, Uid, makedev};
+use rustix::fs::{FileType, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use super::sys;
+use super::{rootfs, sys};
 
 /// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
 pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
@@ -110,8 +111,14 @@ fn set_ids(process: &Process, allow_groups: bool) -> Result<()> {
 }
 
 /// user_namespaces(7): once `deny` is written, nobody in the namespace may call setgroups(2).
-pub fn may_set_groups() -> bool {
-    std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() != "deny")
+///
+/// Asked of our own handle: the container's /proc is the image's as long as nothing is mounted there.
+pub fn may_set_groups(proc_self: BorrowedFd<'_>) -> Result<bool> {
+    let file = rustix::fs::openat(proc_self, "setgroups", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context("open /proc/self/setgroups")?;
+    let mut text = String::new();
+    std::fs::File::from(file).read_to_string(&mut text).context("read /proc/self/setgroups")?;
+    Ok(text.trim() != "deny")
 }
 
 /// False when permission is missing, which the other identity may have.
@@ -229,15 +236,16 @@ fn bits(set: Option<&Capabilities>, known: &HashSet<caps::Capability>) -> Result
     Ok(bits)
 }
 
-/// Stdio that is the host's /dev/null becomes the container's (runc: reOpenDevNull).
+/// Stdio that is the host's /dev/null becomes the container's (runc: reOpenDevNull), when that is the null device: an
+/// image may have put anything in its place, a link into our own /proc/self/fd too.
 pub fn reopen_null() -> Result<()> {
+    let Ok(container) = rootfs::null() else { return Ok(()) };
+    let container = pathrs::Handle::from_fd(container);
     let null = makedev(1, 3);
     for fd in 0..3 {
         let Ok(stat) = rustix::fs::fstat(sys::standard_stream(fd)) else { continue };
         if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null {
-            let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else {
-                return Ok(());
-            };
+            let file = container.reopen(pathrs::flags::OpenFlags::O_RDWR).context("reopen /dev/null")?;
             sys::replace_fd(file.as_fd(), fd).context("reopen /dev/null")?;
         }
     }

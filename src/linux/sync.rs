@@ -26,6 +26,8 @@ pub enum Tag {
     TimeOffsets = b'T',
     /// Child: mounts are made, prestart and createRuntime hooks are due; parent answers `Go`.
     Hooks = b'H',
+    /// Child: its rlimits are due; parent answers `Go`.
+    Limits = b'M',
     /// Child: argv[0] was found to be wasm (with the file's descriptor); parent answers `Found`.
     Look = b'L',
     /// Parent: the artifact's descriptor and the executor's note.
@@ -40,11 +42,12 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 9] = [
+        const ALL: [Tag; 10] = [
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,
             Tag::Hooks,
+            Tag::Limits,
             Tag::Look,
             Tag::Found,
             Tag::SeccompListener,
@@ -82,14 +85,19 @@ impl Channel {
         if body.len() >= PACKET {
             bail!("message of {} bytes is too long", body.len());
         }
+        let Some(fd) = fd else {
+            // write(2) alone: under a seccomp profile it is the call least likely to be denied, and the one that is
+            // never notified. A peer that is gone kills us by SIGPIPE or is an error, and both are the end.
+            let packet: Vec<u8> = [&[tag as u8], body].concat();
+            rustix::io::write(&self.0, &packet).context("write to the sync socket")?;
+            return Ok(());
+        };
         let tag = [tag as u8];
         let parts = [IoSlice::new(&tag), IoSlice::new(body)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = fd.map(|fd| [fd]);
-        if let Some(fds) = &fds {
-            control.push(SendAncillaryMessage::ScmRights(fds));
-        }
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
         sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).context("write to the sync socket")?;
         Ok(())
     }
@@ -99,6 +107,38 @@ impl Channel {
         let text = format!("{error:#}");
         let end = (0..=text.len().min(PACKET - 1)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         let _ = self.send(Tag::Error, text[..end].as_bytes(), None);
+    }
+
+    /// `expect`, for a message without a descriptor and with read(2) alone, as a seccomp profile may demand.
+    pub fn expect_plain(&self, tag: Tag) -> Result<()> {
+        let mut bytes = [0; 512];
+        let count = loop {
+            match rustix::io::read(&self.0, &mut bytes) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other.context("read from the sync socket")?,
+            }
+        };
+        match bytes.first() {
+            Some(byte) if count > 0 && *byte == tag as u8 => Ok(()),
+            _ => bail!("the other side went away while waiting for {tag:?}"),
+        }
+    }
+
+    /// The error that the peer has sent already, if it has.
+    pub fn pending_error(&self) -> Option<String> {
+        loop {
+            let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
+            if rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())) != Ok(1) {
+                return None;
+            }
+            match self.receive() {
+                Ok(Some(Message { tag: Tag::Error, body, .. })) => {
+                    return Some(String::from_utf8_lossy(&body).into_owned());
+                }
+                Ok(Some(_)) => {}
+                _ => return None,
+            }
+        }
     }
 
     /// `None` at end of file.

@@ -281,6 +281,22 @@ impl Cgroup {
     }
 
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
+    /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
+    /// somebody else, so nothing is killed and nothing below them is touched.
+    pub fn remove_if_empty(&self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        for hierarchy in self.hierarchies() {
+            // Our own child may still be on its way out.
+            while fs::remove_dir(&hierarchy.dir).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+            {
+                if Instant::now() > deadline {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
         let shown = self.v1.iter().filter(|hierarchy| self.lenient || hierarchy.dir.is_dir());

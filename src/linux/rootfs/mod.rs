@@ -18,7 +18,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-pub use protect::{mask_paths, protect_paths, set_read_only};
+pub use protect::{mask_paths, null, protect_paths, set_read_only};
 pub use sources::Sources;
 
 use super::cgroup::Cgroup;

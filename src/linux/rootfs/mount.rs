@@ -1,5 +1,6 @@
 //! One mount: its tree (a clone or a new file system), its attributes, and the place inside the root it goes to.
 
+use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,8 +13,9 @@ use pathrs::flags::OpenFlags;
 use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 
 use super::options::{self, Options};
@@ -24,12 +26,14 @@ use crate::linux::sys::{self, MountAttr};
 pub struct Tree {
     fd: OwnedFd,
     /// Attributes that mount_setattr(2) could not set (before 5.12): set by mount(2) once attached.
-    late: std::cell::Cell<u64>,
+    late: Cell<u64>,
+    /// The same for propagation: (recursive, MS_* bit).
+    late_propagation: RefCell<Vec<(bool, u64)>>,
 }
 
 impl Tree {
     pub fn from_fd(fd: OwnedFd) -> Tree {
-        Tree { fd, late: std::cell::Cell::new(0) }
+        Tree { fd, late: Cell::default(), late_propagation: RefCell::default() }
     }
 
     pub fn into_fd(self) -> OwnedFd {
@@ -58,7 +62,10 @@ impl Tree {
     pub fn set_propagation(&self, recursive: bool, bit: u64) -> Result<()> {
         let attr = MountAttr { propagation: bit, ..MountAttr::default() };
         match sys::mount_setattr(self.fd.as_fd(), recursive, &attr) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                self.late_propagation.borrow_mut().push((recursive, bit));
+                Ok(())
+            }
             other => other.context("set mount propagation"),
         }
     }
@@ -102,6 +109,12 @@ impl Tree {
     pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(self.fd.as_fd(), "", target, "", flags)?;
+        for &(recursive, bit) in self.late_propagation.borrow().iter() {
+            let mut flags = MountPropagationFlags::from_bits_truncate(bit as u32);
+            flags.set(MountPropagationFlags::REC, recursive);
+            rustix::mount::mount_change(proc_path(self.fd.as_fd()), flags)
+                .context("set mount propagation")?;
+        }
         match self.late.get() {
             0 => Ok(()),
             set => self.remount(set),
@@ -164,8 +177,8 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
         mounted.late_read_only.push("/dev".to_owned());
     }
     let target = directory_target(mounted.root.as_fd(), destination)?;
-    refuse_procfs(mounted.root.as_fd(), target.as_fd(), kind)?;
     let tree = new_filesystem(kind, mount.source().as_deref(), &options)?;
+    check_proc(mounted.root.as_fd(), target.as_fd(), &tree)?;
     if options.tmpcopyup {
         copy_up(target.as_fd(), &tree, kind)?;
     }
@@ -181,9 +194,6 @@ fn bind(
     options: &Options,
     destination: &Path,
 ) -> Result<()> {
-    if let Some(word) = options.data.first() {
-        bail!("option {word:?} means nothing to a bind mount");
-    }
     if root.base_propagation()?.1 != libc::MS_UNBINDABLE {
         tree.set_propagation(true, root.base_propagation()?.1)?;
     } else {
@@ -192,7 +202,7 @@ fn bind(
     let at = mounted.root.as_fd();
     let target =
         if tree.is_directory()? { directory_target(at, destination)? } else { file_target(at, destination)? };
-    refuse_procfs(at, target.as_fd(), "bind")?;
+    check_proc(at, target.as_fd(), tree)?;
     apply(tree, options)?;
     tree.attach(target.as_fd())?;
     Ok(())
@@ -303,20 +313,22 @@ const PROC_FILES: &[&str] = &[
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// CVE-2019-16884: nothing is mounted inside or over a procfs but by the list above and a procfs itself.
-fn refuse_procfs(root: BorrowedFd<'_>, target: BorrowedFd<'_>, kind: &str) -> Result<()> {
+/// CVE-2019-16884: over /proc goes a procfs and nothing else, whatever is there now, and inside it only what the list
+/// above names (runc: checkProcMount). An image's `VOLUME /proc` would otherwise take labels and masks over.
+fn check_proc(root: BorrowedFd<'_>, target: BorrowedFd<'_>, tree: &Tree) -> Result<()> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    if rustix::fs::fstatfs(target)?.f_type as i64 != PROC_SUPER_MAGIC {
-        return Ok(());
-    }
     let root = rustix::fs::readlink(proc_path(root), Vec::new())?;
     let target = rustix::fs::readlink(proc_path(target), Vec::new())?;
     let inside = target.to_bytes().strip_prefix(root.to_bytes()).ok_or_else(|| anyhow!("left the root"))?;
     let inside = String::from_utf8_lossy(inside).into_owned();
-    if inside == "/proc" && kind == "proc" || PROC_FILES.contains(&inside.as_str()) {
-        return Ok(());
+    if inside == "/proc" {
+        if rustix::fs::fstatfs(&tree.fd)?.f_type as i64 != PROC_SUPER_MAGIC {
+            bail!("{inside:?} cannot be mounted because it is not of type proc");
+        }
+    } else if inside.starts_with("/proc/") && !PROC_FILES.contains(&inside.as_str()) {
+        bail!("{inside:?} cannot be mounted because it is inside /proc");
     }
-    bail!("{inside:?} cannot be mounted because it is inside /proc");
+    Ok(())
 }
 
 /// The mount point that `path` is on, of this mount namespace.

@@ -44,7 +44,7 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
 }
 
 /// CVE-2025-31133: what is bound over a masked file must be the null device itself, not what an image put there.
-fn null() -> Result<OwnedFd> {
+pub fn null() -> Result<OwnedFd> {
     let null =
         rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .context("open the container's /dev/null")?;
