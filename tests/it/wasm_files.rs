@@ -335,6 +335,29 @@ fn permissions_are_the_user_s() {
 }
 
 #[test]
+fn an_idmapped_bind_is_so_for_the_guest_too() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if runw_only("wasm") {
+        return;
+    }
+    let bundle = Bundle::wasm("probe.wasm", &["read", "/mnt/f", "write", "/mnt/new", "x"]);
+    let dir = bundle.outside("d");
+    std::fs::write(dir.join("f"), "mine").expect("write");
+    std::fs::set_permissions(dir.join("f"), PermissionsExt::from_mode(0o600)).expect("chmod");
+    let c = Container::new(bundle.edit(|c| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        c["process"]["capabilities"] = crate::harness::cap(&[]);
+        // root's files are the user's here.
+        let map = crate::harness::id_map(0, 1000, 1);
+        let mount = json!({"destination": "/mnt", "type": "bind", "source": dir, "options": ["rbind", "idmap"],
+            "uidMappings": map, "gidMappings": map});
+        c["mounts"].as_array_mut().expect("mounts").push(mount);
+    }));
+    assert_eq!(c.run().ok().out, "read /mnt/f: [mine]\nwrite /mnt/new: ok\n");
+    assert_eq!(std::fs::metadata(c.bundle.path().join("d/new")).expect("stat").uid(), 0);
+}
+
+#[test]
 fn without_any_proc_in_the_container() {
     if runw_only("wasm") {
         return;
