@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
+use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::create::Console;
 use super::{Globals, common};
@@ -271,7 +271,7 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let mut sets = process.capabilities().clone().unwrap_or_else(LinuxCapabilities::default);
+    let mut sets = process.capabilities().clone().unwrap_or_default();
     for name in names {
         let short = name.strip_prefix("CAP_").unwrap_or(name);
         let cap =

@@ -97,7 +97,7 @@ fn features() -> Features {
         linux: Linux {
             namespaces: NAMESPACES,
             capabilities: about::capability_names(),
-            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: false },
+            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
             seccomp: Seccomp {
                 enabled: true,
                 actions: ACTIONS,
@@ -106,7 +106,7 @@ fn features() -> Features {
                 known_flags: KNOWN_FLAGS,
                 supported_flags: SUPPORTED_FLAGS,
             },
-            apparmor: Enabled { enabled: false },
+            apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: false },
             intel_rdt: Enabled { enabled: false },
             memory_policy: MemoryPolicy { modes: MEMORY_MODES, flags: MEMORY_FLAGS },
@@ -131,7 +131,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime",
     "loud", "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand",
     "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime",
-    "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
+    "relatime", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
     "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
     "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid",
     "symfollow", "sync", "tmpcopyup", "unbindable",
@@ -165,9 +165,15 @@ const ARCHS: &[&str] = &[
     "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
 ];
 
-const KNOWN_FLAGS: &[&str] =
+const KNOWN_FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+/// Without WAIT_KILLABLE_RECV, which needs Linux 5.19.
+const SUPPORTED_FLAGS: &[&str] =
     &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
-const SUPPORTED_FLAGS: &[&str] = KNOWN_FLAGS;
 
 /// Annotations that change how a container is run. An engine must not let an image or a pod set these without
 /// its operator's leave; `dev.runw.` is a prefix (features.md).
@@ -189,11 +195,12 @@ mod tests {
     fn what_bundle_refuses_is_not_advertised() {
         let json = serde_json::to_value(features()).unwrap();
         let linux = &json["linux"];
-        for field in ["apparmor", "selinux", "intelRdt", "netDevices"] {
+        for field in ["selinux", "intelRdt", "netDevices"] {
             assert_eq!(linux[field]["enabled"], false, "{field}");
         }
         assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], true);
         let options = json["mountOptions"].as_array().unwrap();
         assert!(["rro", "idmap", "ridmap"].iter().all(|wanted| options.iter().any(|word| word == wanted)));
+        assert!(!options.iter().any(|word| word == "remount"));
     }
 }

@@ -74,7 +74,9 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EDQUOT)) => {
             Ok(())
         }
-        other => other.map(|_| ()).context("join a new session keyring"),
+        Err(error) => Err(error).context("join a new session keyring"),
+        // The user's search right lets an exec join it by name later (runc: ModKeyringPerm).
+        Ok(serial) => sys::let_user_search(serial).context("let the user search the session keyring"),
     }
 }
 

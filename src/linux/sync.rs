@@ -112,7 +112,7 @@ impl Channel {
     pub fn send_error(&self, error: &anyhow::Error) {
         let text = format!("{error:#}");
         let end = (0..=text.len().min(PACKET - 1)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-        let _ = self.send(Tag::Error, text[..end].as_bytes(), None);
+        let _ = self.send(Tag::Error, &text.as_bytes()[..end], None);
     }
 
     /// `expect`, for a message without a descriptor and with read(2) alone, as a seccomp profile may demand.

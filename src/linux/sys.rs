@@ -343,3 +343,21 @@ pub fn set_mempolicy(mode: i32, nodes: Option<&NodeMask>) -> io::Result<()> {
     // SAFETY: the mask is null with no bits, or a live array whose last word holds the last bit that is read.
     check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) })
 }
+
+/// Adds the user's search right to a key's permissions (keyctl(2): KEYCTL_DESCRIBE, KEYCTL_SETPERM).
+pub fn let_user_search(serial: i32) -> io::Result<()> {
+    const KEYCTL_SETPERM: i32 = 5;
+    const KEYCTL_DESCRIBE: i32 = 6;
+    const KEY_USR_SEARCH: u32 = 0x0008_0000;
+    let mut text = [0u8; 512];
+    // SAFETY: the kernel writes at most the length given into the live buffer.
+    let length =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) };
+    check(length)?;
+    // "type;uid;gid;perm;description", perm in hexadecimal.
+    let text = String::from_utf8_lossy(&text);
+    let permissions = text.split(';').nth(3).and_then(|field| u32::from_str_radix(field, 16).ok());
+    let permissions = permissions.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions | KEY_USR_SEARCH) })
+}
