@@ -59,7 +59,7 @@ impl Entering<'_> {
             // While mounts can still be made.
             Some(proc) if needs.guest_tree => Granted {
                 tree: Some(self.guest_tree(proc).context("build the guest's file tree")?),
-                proc_fd: Some(proc.fd.try_clone()?),
+                proc_fd: Some(proc.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
             },
             _ => Granted::default(),
         };
@@ -138,7 +138,7 @@ impl Entering<'_> {
 
 /// To whoever waits for the workload to run: `start`, or an exec's parent.
 pub fn report(talk: BorrowedFd<'_>, error: &anyhow::Error) {
-    let _ = rustix::io::write(talk, format!("{error:#}").as_bytes());
+    let _ = rustix::io::write(talk, crate::error::line(error).as_bytes());
 }
 
 /// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.

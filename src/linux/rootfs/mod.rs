@@ -102,7 +102,7 @@ impl Root<'_> {
             libc::MS_SLAVE => libc::MS_SLAVE,
             _ => libc::MS_PRIVATE,
         };
-        tree.set_propagation(true, bit)?;
+        tree.set_propagation(true, bit).with_context(|| format!("the root {}", self.path.display()))?;
         let target = open_directory(self.path)?;
         tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;
         open_directory(self.path)
@@ -172,6 +172,9 @@ pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
 
 /// runc creates a missing cwd, as Docker's users expect.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
+    if cwd.is_dir() {
+        return Ok(());
+    }
     let root = open_directory(Path::new("/"))?;
     match mount::directory_target(root.as_fd(), cwd) {
         Ok(_) => Ok(()),
