@@ -86,8 +86,9 @@ pub fn set_read_only(path: &Path) -> Result<()> {
     set_attached(target.as_fd(), sys::MOUNT_ATTR_RDONLY).with_context(context)
 }
 
-/// Not by pathrs, which wants a /proc to name things in its errors, and panics where the container has none.
-fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+/// `path` after pivot_root. Not by pathrs, which wants a /proc to name things in its errors and panics where the
+/// container has none.
+pub fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // openat2(2): EAGAIN when something was renamed meanwhile.
     for _ in 0..32 {
