@@ -178,8 +178,9 @@ const TOLERATED: &[&str] = &[
     // std's own copying has a slower way each time.
     "copy_file_range",
     "sendfile",
-    // The last call, after `created` was said: the container is found stopped.
+    // The last two calls, after `created` was said: the container is found stopped.
     "accept4",
+    "recvmsg",
     // A smaller heap, and a thread's guard page.
     "mmap",
     "brk",
@@ -200,12 +201,21 @@ fn sweep(scene: &Scene, most: usize) {
     let mut passed = BTreeMap::new();
     for n in picks(&calls, if long() { usize::MAX } else { most }) {
         let (c, out, seen) = scene.create(on_call(n, |call| Verdict::Fail(errno_for(call))));
-        let failed = &seen[n].name;
-        let what = format!("{}: call {n}, {failed} {:x?}", scene.name, seen[n].args);
+        // The numbers shift a little between runs (sizes of buffers, randomized names): then nothing failed.
+        let Some(call) = seen.get(n) else {
+            out.ok();
+            continue;
+        };
+        let failed = &call.name;
+        let what = format!("{}: call {n}, {failed} {:x?}", scene.name, call.args);
         println!("{what}: {}", out.err.trim());
         if out.code == 0 {
             assert!(TOLERATED.contains(&failed.as_str()), "created all the same: {what}");
-            assert!(c.status() == "created" || failed == "accept4", "{what}: {}", c.status());
+            assert!(
+                c.status() == "created" || failed == "accept4" || failed == "recvmsg",
+                "{what}: {}",
+                c.status()
+            );
             *passed.entry(failed.clone()).or_insert(0) += 1;
             c.call(&["delete", "--force", &c.id]).ok();
         } else {
