@@ -63,7 +63,7 @@ impl Entering<'_> {
             // While mounts can still be made.
             Some(proc) if needs.guest_tree => Granted {
                 tree: Some(self.guest_tree(proc).context("build the guest's file tree")?),
-                proc_fd: Some(proc.fd.try_clone()?),
+                proc_fd: Some(proc.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
             },
             _ => Granted::default(),
         };
@@ -158,7 +158,7 @@ impl Entering<'_> {
 
 /// To an exec's parent, or on the workload's stderr.
 pub fn report(to: BorrowedFd<'_>, error: &anyhow::Error) {
-    let _ = rustix::io::write(to, format!("{error:#}\n").as_bytes());
+    let _ = rustix::io::write(to, format!("{}\n", crate::error::line(error)).as_bytes());
 }
 
 /// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.

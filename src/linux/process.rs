@@ -141,7 +141,7 @@ fn verify_cwd() -> Result<()> {
                 "current working directory is outside of container mount namespace root -- possible container breakout detected"
             )
         }
-        Err(error) => Err(error).context("getcwd"),
+        Err(error) => Err(error).context("process.cwd: getcwd"),
     }
 }
 

@@ -73,11 +73,15 @@ fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
 }
 
 fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
-    let told = channel.expect(Tag::Pid);
     if let Some(pid) = Pid::from_raw(intermediate) {
         let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     }
-    let body = told?.body;
+    // Only now: had it died without a word, the process it made would hold the channel open, and both would wait
+    // for ever.
+    if !channel.has_message()? {
+        bail!("the intermediate process ended without a word");
+    }
+    let body = channel.expect(Tag::Pid)?.body;
     let pid =
         i32::from_ne_bytes(body.as_slice().try_into().context("bad pid from the intermediate process")?);
     // Our own child since CLONE_PARENT, so the pid cannot be recycled before we wait for it.

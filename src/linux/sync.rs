@@ -6,6 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -95,8 +97,7 @@ impl Channel {
             // write(2) alone: under a seccomp profile it is the call least likely to be denied, and the one that is
             // never notified. A peer that is gone kills us by SIGPIPE or is an error, and both are the end.
             let packet: Vec<u8> = [&[tag as u8], body].concat();
-            rustix::io::write(&self.0, &packet).context("write to the sync socket")?;
-            return Ok(());
+            return self.sent(rustix::io::write(&self.0, &packet));
         };
         let tag = [tag as u8];
         let parts = [IoSlice::new(&tag), IoSlice::new(body)];
@@ -104,13 +105,30 @@ impl Channel {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [fd];
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).context("write to the sync socket")?;
-        Ok(())
+        self.sent(sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL))
+    }
+
+    fn sent(&self, result: rustix::io::Result<usize>) -> Result<()> {
+        match result {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(self.last_words()),
+            Err(error) => Err(error).context("write to the sync socket"),
+        }
+    }
+
+    /// Of a peer that is gone: what it said last is the error, not that it cannot hear us any more.
+    fn last_words(&self) -> anyhow::Error {
+        while let Ok(Some(message)) = self.receive() {
+            if message.tag == Tag::Error {
+                return anyhow!("{}", String::from_utf8_lossy(&message.body));
+            }
+        }
+        anyhow!("the other side of the sync socket went away")
     }
 
     /// The error's whole chain in one line, cut to the packet. A peer that is gone needs no telling.
     pub fn send_error(&self, error: &anyhow::Error) {
-        let text = format!("{error:#}");
+        let text = crate::error::line(error);
         let end = (0..=text.len().min(PACKET - 1)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         let _ = self.send(Tag::Error, &text.as_bytes()[..end], None);
     }
@@ -155,7 +173,8 @@ impl Channel {
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
+                // ECONNRESET comes once, before what is queued: the peer went without reading all that we sent.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other.context("read from the sync socket")?,
             }
         };
@@ -173,6 +192,14 @@ impl Channel {
         bytes.truncate(received.bytes);
         bytes.remove(0);
         Ok(Some(Message { tag, body: bytes, fd }))
+    }
+
+    /// Whether `receive` would return at once.
+    pub fn has_message(&self) -> Result<bool> {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let ready = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)));
+        Ok(ready.context("poll the sync socket")? > 0)
     }
 
     /// The answer that must come next. The peer's own error, or its death, is our error.
@@ -219,6 +246,26 @@ mod tests {
         a.send_error(&anyhow!("é".repeat(PACKET)));
         let text = b.expect(Tag::Go).unwrap_err().to_string();
         assert!(text.len() < PACKET && text.chars().all(|c| c == 'é'));
+    }
+
+    #[test]
+    fn last_words_are_heard_though_the_peer_is_gone() {
+        // It read nothing of what we sent, and we write to it once more.
+        for written in [0, 1] {
+            let (a, b) = Channel::pair().unwrap();
+            for _ in 0..written {
+                a.send(Tag::Go, &[], None).unwrap();
+            }
+            b.send(Tag::Hooks, &[], None).unwrap();
+            b.send_error(&anyhow!("why"));
+            drop(b);
+            assert_eq!(a.send(Tag::Go, &[], None).unwrap_err().to_string(), "why");
+        }
+        let (a, b) = Channel::pair().unwrap();
+        a.send(Tag::Go, &[], None).unwrap();
+        b.send_error(&anyhow!("why"));
+        drop(b);
+        assert_eq!(a.expect(Tag::Go).unwrap_err().to_string(), "why");
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 mod harness;
 
+mod attacks;
 mod cgroups;
 mod controls;
 mod debian;
 mod errors;
 mod exec;
+mod faults;
 mod fds;
 mod hooks;
 mod lifecycle;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::Mode;
 
 use super::Root;
-use super::mount::{Tree, directory_target, new_filesystem};
+use super::mount::{Tree, directory_target, new_filesystem, set_attached};
 use super::options::Options;
 use crate::linux::cgroup::V1Mount;
 use crate::linux::sys;
@@ -30,8 +30,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
     }
     if options.is_read_only() {
-        let attr = sys::MountAttr { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
-        sys::mount_setattr(top.as_fd(), false, &attr).context("make the cgroup directory read-only")?;
+        set_attached(top.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
     }
     Ok(())
 }

@@ -11,11 +11,12 @@ mod protect;
 mod sources;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use mount::read_only_view;
@@ -104,7 +105,7 @@ impl Root<'_> {
             libc::MS_SLAVE => libc::MS_SLAVE,
             _ => libc::MS_PRIVATE,
         };
-        tree.set_propagation(true, bit)?;
+        tree.set_propagation(true, bit).with_context(|| format!("the root {}", self.path.display()))?;
         let target = open_directory(self.path)?;
         tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;
         open_directory(self.path)
@@ -168,19 +169,44 @@ impl Root<'_> {
 /// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).
 pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
     let root = open_directory(Path::new("/"))?;
-    let target = mount::file_target(root.as_fd(), Path::new("/dev/console"))?;
+    let console = Path::new("/dev/console");
+    let target = match protect::resolve(&root, console) {
+        Err(Errno::NOENT) => {
+            let dev = protect::resolve(&root, Path::new("/dev")).context("open /dev")?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o644))
+                .context("create /dev/console")?;
+            protect::resolve(&root, console)
+        }
+        other => other,
+    };
+    let target = target.context("open /dev/console")?;
     Tree::clone_of_fd(slave)?.attach(target.as_fd()).context("bind the terminal on /dev/console")
 }
 
-/// runc creates a missing cwd, as Docker's users expect.
+/// runc creates a missing cwd, as Docker's users expect. What is wrong with one that is there is for chdir to say,
+/// with the user's own permissions.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
-    let root = open_directory(Path::new("/"))?;
-    match mount::directory_target(root.as_fd(), cwd) {
-        Ok(_) => Ok(()),
-        // The chdir that follows says what is wrong, with the user's own permissions.
-        Err(_) if cwd.exists() => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("create process.cwd {}", cwd.display())),
+    if cwd.is_dir() {
+        return Ok(());
     }
+    let context = || format!("create process.cwd {}", cwd.display());
+    let root = open_directory(Path::new("/"))?;
+    let mut so_far = PathBuf::from("/");
+    let mut at = open_directory(&so_far)?;
+    for component in cwd.components().skip_while(|c| *c == Component::RootDir) {
+        so_far.push(component);
+        at = match protect::resolve(&root, &so_far) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&at, component.as_os_str(), Mode::from_raw_mode(0o755))
+                    .with_context(context)?;
+                protect::resolve(&root, &so_far)
+            }
+            other => other,
+        }
+        .with_context(context)?;
+    }
+    Ok(())
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

@@ -27,13 +27,13 @@ pub struct Tree {
     fd: OwnedFd,
     /// Attributes that mount_setattr(2) could not set (before 5.12): set by mount(2) once attached.
     late: Cell<u64>,
-    /// The same for propagation: (recursive, MS_* bit).
-    late_propagation: RefCell<Vec<(bool, u64)>>,
+    /// The same for propagation.
+    late_propagation: RefCell<Vec<MountPropagationFlags>>,
 }
 
 impl Tree {
     pub fn from_fd(fd: OwnedFd) -> Tree {
-        Tree { fd, late: Cell::default(), late_propagation: RefCell::default() }
+        Tree { fd, late: Default::default(), late_propagation: Default::default() }
     }
 
     pub fn into_fd(self) -> OwnedFd {
@@ -63,7 +63,9 @@ impl Tree {
         let attr = MountAttr { propagation: bit, ..MountAttr::default() };
         match sys::mount_setattr(self.fd.as_fd(), recursive, &attr) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
-                self.late_propagation.borrow_mut().push((recursive, bit));
+                let mut flags = MountPropagationFlags::from_bits_truncate(bit as u32);
+                flags.set(MountPropagationFlags::REC, recursive);
+                self.late_propagation.borrow_mut().push(flags);
                 Ok(())
             }
             other => other.context("set mount propagation"),
@@ -109,36 +111,15 @@ impl Tree {
     pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(self.fd.as_fd(), "", target, "", flags)?;
-        for &(recursive, bit) in self.late_propagation.borrow().iter() {
-            let mut flags = MountPropagationFlags::from_bits_truncate(bit as u32);
-            flags.set(MountPropagationFlags::REC, recursive);
-            rustix::mount::mount_change(proc_path(self.fd.as_fd()), flags)
+        // A clone is a peer of the host's mount: before anything is mounted below it, that must end.
+        for flags in self.late_propagation.borrow().iter() {
+            rustix::mount::mount_change(proc_path(self.fd.as_fd()), *flags)
                 .context("set mount propagation")?;
         }
         match self.late.get() {
             0 => Ok(()),
-            set => self.remount(set),
+            set => remount(self.fd.as_fd(), set),
         }
-    }
-
-    /// Kernels before 5.12. A remount replaces all flags, so those that are there are kept by hand.
-    fn remount(&self, set: u64) -> Result<()> {
-        let mut flags = MountFlags::BIND;
-        let have = rustix::fs::fstatvfs(&self.fd)?.f_flag.bits();
-        for (attr, statvfs, flag) in [
-            (sys::MOUNT_ATTR_RDONLY, libc::ST_RDONLY, MountFlags::RDONLY),
-            (sys::MOUNT_ATTR_NOSUID, libc::ST_NOSUID, MountFlags::NOSUID),
-            (sys::MOUNT_ATTR_NODEV, libc::ST_NODEV, MountFlags::NODEV),
-            (sys::MOUNT_ATTR_NOEXEC, libc::ST_NOEXEC, MountFlags::NOEXEC),
-            (sys::MOUNT_ATTR_NOATIME, libc::ST_NOATIME, MountFlags::NOATIME),
-            (sys::MOUNT_ATTR_NODIRATIME, libc::ST_NODIRATIME, MountFlags::NODIRATIME),
-        ] {
-            if set & attr != 0 || have & statvfs != 0 {
-                flags |= flag;
-            }
-        }
-        rustix::mount::mount_remount(proc_path(self.fd.as_fd()), flags, "")?;
-        Ok(())
     }
 
     pub fn is_directory(&self) -> Result<bool> {
@@ -157,6 +138,33 @@ pub fn read_only_view(file: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open(proc_path(tree.fd.as_fd()), flags, Mode::empty()).map(Some).context("open it read-only")
+}
+
+/// Sets attributes of an attached mount and leaves its others alone.
+pub fn set_attached(mount: BorrowedFd<'_>, set: u64) -> Result<()> {
+    match sys::mount_setattr(mount, false, &MountAttr { set, ..MountAttr::default() }) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => remount(mount, set),
+        other => Ok(other?),
+    }
+}
+
+/// Kernels before 5.12. A remount replaces all flags, so those that are there are kept by hand.
+fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<()> {
+    let mut flags = MountFlags::BIND;
+    let have = rustix::fs::fstatvfs(mount)?.f_flag.bits();
+    for (attr, statvfs, flag) in [
+        (sys::MOUNT_ATTR_RDONLY, libc::ST_RDONLY, MountFlags::RDONLY),
+        (sys::MOUNT_ATTR_NOSUID, libc::ST_NOSUID, MountFlags::NOSUID),
+        (sys::MOUNT_ATTR_NODEV, libc::ST_NODEV, MountFlags::NODEV),
+        (sys::MOUNT_ATTR_NOEXEC, libc::ST_NOEXEC, MountFlags::NOEXEC),
+        (sys::MOUNT_ATTR_NOATIME, libc::ST_NOATIME, MountFlags::NOATIME),
+        (sys::MOUNT_ATTR_NODIRATIME, libc::ST_NODIRATIME, MountFlags::NODIRATIME),
+    ] {
+        if set & attr != 0 || have & statvfs != 0 {
+            flags |= flag;
+        }
+    }
+    rustix::mount::mount_remount(proc_path(mount), flags, "").context("remount")
 }
 
 /// A bind has no file system of its own: the option says so, or crun's and Docker's type `bind`.
@@ -385,11 +393,4 @@ fn unescape(field: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(OsStr::from_bytes(&bytes))
-}
-
-/// A missing path is not an error for masked and read-only paths.
-pub fn is_missing(error: &pathrs::error::Error) -> bool {
-    use pathrs::error::ErrorKind;
-    matches!(error.kind(), ErrorKind::OsError(Some(code))
-        if code == Errno::NOENT.raw_os_error() || code == Errno::NOTDIR.raw_os_error())
 }

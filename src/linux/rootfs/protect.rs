@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FileType, Mode, OFlags, makedev};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, makedev, openat2};
+use rustix::io::Errno;
 
-use super::mount::{Tree, empty_tmpfs, is_missing};
+use super::mount::{Tree, empty_tmpfs, set_attached};
 use super::open_directory;
-use crate::linux::sys::{self, MountAttr};
+use crate::linux::sys;
 
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
 pub fn mask_paths(paths: &[String]) -> Result<()> {
@@ -16,30 +17,33 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
         return Ok(());
     }
     let root = open_directory(Path::new("/"))?;
+    // One tmpfs for all directories: a superblock each would cost memory for nothing.
     let mut cover: Option<OwnedFd> = None;
     for path in paths {
-        let context = || format!("mask {path}");
-        let target = match pathrs::RootRef::from_fd(root.as_fd()).resolve(path) {
-            Ok(handle) => OwnedFd::from(handle),
-            Err(error) if is_missing(&error) => continue,
+        let context = || format!("linux.maskedPaths: mask {path}");
+        match resolve(&root, Path::new(path)) {
+            Ok(target) => mask(&target, &mut cover).with_context(context)?,
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(error) => return Err(error).with_context(context),
-        };
-        if !is_directory(&target)? {
-            Tree::clone_of_fd(null()?.as_fd())?.attach(target.as_fd()).with_context(context)?;
-            continue;
         }
-        // One tmpfs for all directories: a superblock each would cost memory for nothing.
-        let tree = match &cover {
-            Some(first) => Tree::clone_of_fd(first.as_fd())?,
-            None => {
-                let tree = empty_tmpfs()?;
-                tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
-                tree
-            }
-        };
-        tree.attach(target.as_fd()).with_context(context)?;
-        cover.get_or_insert(tree.into_fd());
     }
+    Ok(())
+}
+
+fn mask(target: &OwnedFd, cover: &mut Option<OwnedFd>) -> Result<()> {
+    if !is_directory(target)? {
+        return Tree::clone_of_fd(null()?.as_fd())?.attach(target.as_fd());
+    }
+    let tree = match cover {
+        Some(first) => Tree::clone_of_fd(first.as_fd())?,
+        None => {
+            let tree = empty_tmpfs()?;
+            tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
+            tree
+        }
+    };
+    tree.attach(target.as_fd())?;
+    cover.get_or_insert(tree.into_fd());
     Ok(())
 }
 
@@ -61,10 +65,10 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
     }
     let root = open_directory(Path::new("/"))?;
     for path in paths {
-        let context = || format!("make {path} read-only");
-        let target = match pathrs::RootRef::from_fd(root.as_fd()).resolve(path) {
-            Ok(handle) => OwnedFd::from(handle),
-            Err(error) if is_missing(&error) => continue,
+        let context = || format!("linux.readonlyPaths: make {path} read-only");
+        let target = match resolve(&root, Path::new(path)) {
+            Ok(target) => target,
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
             Err(error) => return Err(error).with_context(context),
         };
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
@@ -77,10 +81,23 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
 /// The mount at `path` (a mount point) becomes read-only and keeps its other attributes.
 pub fn set_read_only(path: &Path) -> Result<()> {
     let root = open_directory(Path::new("/"))?;
-    let handle = pathrs::RootRef::from_fd(root.as_fd()).resolve(path)?;
-    let attr = MountAttr { set: sys::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-    sys::mount_setattr(handle.as_fd(), false, &attr)
-        .with_context(|| format!("make {} read-only", path.display()))
+    let context = || format!("make {} read-only", path.display());
+    let target = resolve(&root, path).with_context(context)?;
+    set_attached(target.as_fd(), sys::MOUNT_ATTR_RDONLY).with_context(context)
+}
+
+/// `path` after pivot_root. Not by pathrs, which wants a /proc to name things in its errors and panics where the
+/// container has none.
+pub fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // openat2(2): EAGAIN when something was renamed meanwhile.
+    for _ in 0..32 {
+        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool> {
