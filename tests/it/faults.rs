@@ -90,6 +90,8 @@ impl Scene {
         let (mut running, calls) = supervised(&mut c.create_command(&flags), decide);
         let out = running.wait();
         let calls = calls.lock().expect("calls").iter().filter(|call| !call.by_runtime).cloned().collect();
+        // An engine holds the terminal as long as the container lives; its end would be a SIGHUP.
+        std::mem::forget(console);
         (c, out, calls)
     }
 
@@ -152,6 +154,8 @@ const TOLERATED: &[&str] = &[
     "gettid",
     "geteuid",
     "getpid",
+    // The caller's CPUs are kept then; runc goes on, too.
+    "sched_setaffinity",
     // Sizes of buffers, and what std does to find them.
     "statx",
     "lseek",
@@ -212,7 +216,8 @@ fn sweep(scene: &Scene, most: usize) {
         if out.code == 0 {
             assert!(TOLERATED.contains(&failed.as_str()), "created all the same: {what}");
             assert!(
-                c.status() == "created" || failed == "accept4" || failed == "recvmsg",
+                // After its last word init only waits: for the runtime's answer, and for `start`.
+                c.status() == "created" || failed == "read",
                 "{what}: {}",
                 c.status()
             );
