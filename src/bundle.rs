@@ -46,6 +46,7 @@ impl Bundle {
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
         let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
+        unsupported::unknown_platform(&bytes).with_context(|| name.clone())?;
         settle(&mut spec, &mut warnings);
         checks::spec(&spec).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;

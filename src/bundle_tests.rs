@@ -69,6 +69,8 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/ociVersion", json!("one"))], "ociVersion \"one\" is not a semantic version"),
         (vec![("/ociVersion", json!(""))], "ociVersion is required"),
         (vec![("/ociVersion", json!(1))], "ociVersion: invalid type: integer"),
+        (vec![("/freebsd", json!({}))], "freebsd is not supported yet"),
+        (vec![("/hooks", json!({"prestart": [{"path": "/x", "env": ["NO"]}]}))], "missing '='"),
         (vec![("/root", Value::Null)], "root is required"),
         (vec![("/root/path", json!(""))], "root.path must not be empty"),
         (vec![("/root/path", json!("nowhere"))], "root.path"),

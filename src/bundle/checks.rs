@@ -112,6 +112,9 @@ fn check_hook(hook: &Hook) -> Result<()> {
     if let Some(timeout) = hook.timeout() {
         ensure!(timeout > 0, "timeout {timeout} must be greater than zero");
     }
+    for entry in hook.env().iter().flatten() {
+        ensure!(entry.contains('='), "env: invalid environment variable {entry:?}: missing '='");
+    }
     Ok(())
 }
 

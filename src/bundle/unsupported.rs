@@ -15,6 +15,16 @@ pub fn platforms(spec: &Spec) -> Result<()> {
     ])
 }
 
+/// oci-spec 0.10 does not know runtime-spec 1.3's `freebsd`, and would drop it.
+pub fn unknown_platform(json: &[u8]) -> Result<()> {
+    const KEY: &[u8] = b"\"freebsd\"";
+    if !json.windows(KEY.len()).any(|word| word == KEY) {
+        return Ok(());
+    }
+    let document: serde_json::Value = serde_json::from_slice(json)?;
+    refuse(&[("freebsd", document.get("freebsd").is_some())])
+}
+
 pub fn linux(linux: &Linux) -> Result<()> {
     refuse(&[
         ("linux.intelRdt", linux.intel_rdt().is_some()),

@@ -73,6 +73,12 @@ pub fn create(
         // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
         log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
     }
+    for mount in create.spec.mounts().iter().flatten() {
+        let context = || format!("mount {}", mount.destination().display());
+        for word in rootfs::without_effect(mount).with_context(context)? {
+            log::warn(&format!("{}: option {word:?} has no effect", context()));
+        }
+    }
     protect_carried(workload)?;
     let plan = Plan::of(linux)?;
     let privileged = rustix::process::geteuid().is_root();

@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-pub use mount::read_only_view;
+pub use mount::{read_only_view, without_effect};
 pub use protect::{mask_paths, null, protect_paths, set_read_only};
 pub use sources::Sources;
 

@@ -173,6 +173,22 @@ pub fn is_bind(mount: &Mount) -> bool {
         || mount.options().iter().flatten().any(|word| word == "bind" || word == "rbind")
 }
 
+/// Words of a mount's options that do nothing there. runc takes them in silence, and engines do send some.
+pub fn without_effect(mount: &Mount) -> Result<Vec<String>> {
+    let options = options::parse(mount.options().as_deref().unwrap_or_default())?;
+    let is_cgroup = mount.typ().as_deref().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2");
+    if !is_bind(mount) && !is_cgroup {
+        return Ok(Vec::new());
+    }
+    let mut words = options.data;
+    words.extend(options.superblock.iter().map(|word| (*word).to_owned()));
+    words.extend(options.tmpcopyup.then(|| "tmpcopyup".to_owned()));
+    if is_cgroup && !options.propagation.is_empty() {
+        words.push("propagation".to_owned());
+    }
+    Ok(words)
+}
+
 /// Makes one entry of `mounts`.
 pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
     let mut options = options::parse(mount.options().as_deref().unwrap_or_default())?;
