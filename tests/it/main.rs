@@ -9,6 +9,7 @@ mod debian;
 mod errors;
 mod exec;
 mod fds;
+mod hardening;
 mod hooks;
 mod lifecycle;
 mod mounts;

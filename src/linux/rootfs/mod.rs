@@ -5,6 +5,7 @@ mod cgroupfs;
 mod copy;
 mod devices;
 mod idmap;
+mod inside;
 mod mount;
 pub mod options;
 mod protect;
@@ -19,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use mount::read_only_view;
-pub use protect::{mask_paths, null, protect_paths, set_read_only};
+pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
 
 use super::cgroup::Cgroup;
@@ -167,15 +168,13 @@ impl Root<'_> {
 
 /// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).
 pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
-    let root = open_directory(Path::new("/"))?;
-    let target = mount::file_target(root.as_fd(), Path::new("/dev/console"))?;
+    let target = inside::file(Path::new("/dev/console"))?;
     Tree::clone_of_fd(slave)?.attach(target.as_fd()).context("bind the terminal on /dev/console")
 }
 
 /// runc creates a missing cwd, as Docker's users expect.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
-    let root = open_directory(Path::new("/"))?;
-    match mount::directory_target(root.as_fd(), cwd) {
+    match inside::directory(cwd) {
         Ok(_) => Ok(()),
         // The chdir that follows says what is wrong, with the user's own permissions.
         Err(_) if cwd.exists() => Ok(()),
