@@ -269,8 +269,7 @@ impl Entry {
     fn replace(&self, name: &str, temp: &str, bytes: &[u8]) -> Result<()> {
         let (path, temp) = (self.dir.join(name), self.dir.join(temp));
         let context = || format!("cannot save {}", path.display());
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp);
-        file.and_then(|mut file| file.write_all(bytes)).with_context(context)?;
+        write_private(&temp, bytes).with_context(context)?;
         std::fs::rename(&temp, &path).with_context(context)
     }
 
@@ -278,7 +277,7 @@ impl Entry {
     pub fn stage_config(&self, bytes: &[u8]) -> Result<Staged> {
         let path = self.dir.join(CONFIG);
         let staged = Staged { temp: self.dir.join(CONFIG_TEMP), path };
-        std::fs::write(&staged.temp, bytes)
+        write_private(&staged.temp, bytes)
             .with_context(|| format!("cannot write {}", staged.temp.display()))?;
         Ok(staged)
     }
@@ -329,6 +328,12 @@ impl Entry {
         self.lock = Some(dir);
         Ok(())
     }
+}
+
+/// Whatever the umask is.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file?.write_all(bytes)
 }
 
 /// A file that is written, and takes effect only when what it tells of has happened.

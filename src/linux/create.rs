@@ -165,7 +165,7 @@ fn attend(
                 let sources = namespaces::in_mounts_of(spawned.pidfd.as_fd(), || sources(create, true))?;
                 sources.send(&spawned.channel)?;
             }
-            Tag::Hooks => host_hooks(create, pid)?,
+            Tag::Hooks => host_hooks(create, spawned)?,
             Tag::Limits => process::set_rlimits(pid, create.process)?,
             Tag::Look => {
                 send_found(spawned, message.fd, workload)?;
@@ -207,12 +207,12 @@ pub fn send_found(spawned: &Spawned, file: Option<OwnedFd>, workload: &mut dyn W
 }
 
 /// prestart and createRuntime: in the runtime's namespaces, after the container's exist, before pivot_root.
-fn host_hooks(create: &Create<'_>, pid: i32) -> Result<()> {
+fn host_hooks(create: &Create<'_>, spawned: &Spawned) -> Result<()> {
     let Some(all) = create.spec.hooks() else { return Ok(()) };
-    let state = (create.hook_state)(Status::Creating, Some(pid));
-    let prestart = all.prestart().as_ref();
-    hooks::run("prestart", prestart, &state, Place::host(Some(create.bundle)))?;
-    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, Place::host(Some(create.bundle)))
+    let state = (create.hook_state)(Status::Creating, Some(spawned.process.pid));
+    let place = Place { while_alive: Some(spawned.pidfd.as_fd()), ..Place::host(Some(create.bundle)) };
+    hooks::run("prestart", all.prestart().as_ref(), &state, place)?;
+    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, place)
 }
 
 /// `linux.seccomp.listenerPath`: the agent gets the descriptor and the container process state (config-linux.md).

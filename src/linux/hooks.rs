@@ -2,6 +2,7 @@
 //! Hooks"). When each kind runs is its caller's business.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,12 +19,15 @@ pub struct Place<'a> {
     pub directory: Option<&'a Path>,
     /// What a hook without `env` gets; `None` is runw's own environment, which nothing in the container may see.
     pub env: Option<&'a [String]>,
+    /// The process whose end ends the hook: `delete --force` kills init, and the runtime that waits for a hook of it
+    /// must let go of the container.
+    pub while_alive: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Place<'a> {
     /// In the runtime's own namespaces.
     pub fn host(directory: Option<&'a Path>) -> Place<'a> {
-        Place { directory, env: None }
+        Place { directory, ..Place::default() }
     }
 }
 
@@ -50,7 +54,7 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.with_context(|| format!("start {}", hook.path().display()))?;
     let deadline = hook.timeout().map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    let output = match attend(&mut child, state, deadline) {
+    let output = match attend(&mut child, state, deadline, place.while_alive) {
         Ok(output) => output,
         Err(error) => {
             let _ = child.kill();
@@ -86,7 +90,12 @@ struct Output {
 }
 
 /// Feeds and drains the hook until it exits; a process it leaves behind may keep the pipes, not us.
-fn attend(child: &mut Child, state: &[u8], timeout: Option<Duration>) -> Result<Output> {
+fn attend(
+    child: &mut Child,
+    state: &[u8],
+    timeout: Option<Duration>,
+    while_alive: Option<BorrowedFd<'_>>,
+) -> Result<Output> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("bad pid")?;
     let exited = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     let (mut stdin, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -115,12 +124,17 @@ fn attend(child: &mut Child, state: &[u8], timeout: Option<Duration>) -> Result<
         fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
         fds.extend(out.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(err.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let init = fds.len();
+        fds.extend(while_alive.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         let left =
             left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         match poll(&mut fds, left.as_ref()) {
             Ok(0) => {
                 bail!("hook ran past specified timeout of {:.1}s", timeout.unwrap_or_default().as_secs_f64())
+            }
+            Ok(_) if fds.get(init).is_some_and(|fd| !fd.revents().is_empty()) => {
+                bail!("container init ended while the hook ran")
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("wait for the hook"),

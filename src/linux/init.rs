@@ -173,7 +173,8 @@ fn enter_root(
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
         let state = (create.hook_state)(Status::Creating, Some(own_pid_on_host()?));
         let env = create.process.env().as_deref();
-        let place = Place { directory: Some(create.rootfs), env: Some(env.unwrap_or_default()) };
+        let place =
+            Place { directory: Some(create.rootfs), env: Some(env.unwrap_or_default()), while_alive: None };
         hooks::run("createContainer", Some(list), &state, place)?;
     }
     root.enter(&mounted)?;
@@ -221,6 +222,7 @@ fn start_hooks(create: &Create<'_>) -> Result<()> {
     }
     // Runs in the container, where only the container's own pid means something; runc says `created` and its pid.
     let state = (create.hook_state)(Status::Created, Some(rustix::process::getpid().as_raw_nonzero().get()));
-    let place = Place { directory: None, env: Some(create.process.env().as_deref().unwrap_or_default()) };
+    let env = create.process.env().as_deref().unwrap_or_default();
+    let place = Place { env: Some(env), ..Place::default() };
     hooks::run("startContainer", list, &state, place)
 }

@@ -241,14 +241,12 @@ fn bits(set: Option<&Capabilities>, known: &HashSet<caps::Capability>) -> Result
 /// Stdio that is the host's /dev/null becomes the container's (runc: reOpenDevNull), when that is the null device: an
 /// image may have put anything in its place, a link into our own /proc/self/fd too.
 pub fn reopen_null() -> Result<()> {
-    let Ok(container) = rootfs::null() else { return Ok(()) };
-    let container = pathrs::Handle::from_fd(container);
+    let Ok(container) = rootfs::open_null() else { return Ok(()) };
     let null = makedev(1, 3);
     for fd in 0..3 {
         let Ok(stat) = rustix::fs::fstat(sys::standard_stream(fd)) else { continue };
         if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null {
-            let file = container.reopen(pathrs::flags::OpenFlags::O_RDWR).context("reopen /dev/null")?;
-            sys::replace_fd(file.as_fd(), fd, false).context("reopen /dev/null")?;
+            sys::replace_fd(container.as_fd(), fd, false).context("reopen /dev/null")?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ mod errors;
 mod exec;
 mod faults;
 mod fds;
+mod hardening;
 mod hooks;
 mod lifecycle;
 mod mounts;

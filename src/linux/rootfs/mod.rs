@@ -5,22 +5,22 @@ mod cgroupfs;
 mod copy;
 mod devices;
 mod idmap;
+mod inside;
 mod mount;
 pub mod options;
 mod protect;
 mod sources;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use mount::{read_only_view, without_effect};
-pub use protect::{mask_paths, null, protect_paths, set_read_only};
+pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
 
 use super::cgroup::Cgroup;
@@ -168,45 +168,18 @@ impl Root<'_> {
 
 /// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).
 pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
-    let root = open_directory(Path::new("/"))?;
-    let console = Path::new("/dev/console");
-    let target = match protect::resolve(&root, console) {
-        Err(Errno::NOENT) => {
-            let dev = protect::resolve(&root, Path::new("/dev")).context("open /dev")?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o644))
-                .context("create /dev/console")?;
-            protect::resolve(&root, console)
-        }
-        other => other,
-    };
-    let target = target.context("open /dev/console")?;
+    let target = inside::file(Path::new("/dev/console"))?;
     Tree::clone_of_fd(slave)?.attach(target.as_fd()).context("bind the terminal on /dev/console")
 }
 
-/// runc creates a missing cwd, as Docker's users expect. What is wrong with one that is there is for chdir to say,
-/// with the user's own permissions.
+/// runc creates a missing cwd, as Docker's users expect.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
-    if cwd.is_dir() {
-        return Ok(());
+    match inside::directory(cwd) {
+        Ok(_) => Ok(()),
+        // The chdir that follows says what is wrong, with the user's own permissions.
+        Err(_) if cwd.exists() => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("create process.cwd {}", cwd.display())),
     }
-    let context = || format!("create process.cwd {}", cwd.display());
-    let root = open_directory(Path::new("/"))?;
-    let mut so_far = PathBuf::from("/");
-    let mut at = open_directory(&so_far)?;
-    for component in cwd.components().skip_while(|c| *c == Component::RootDir) {
-        so_far.push(component);
-        at = match protect::resolve(&root, &so_far) {
-            Err(Errno::NOENT) => {
-                rustix::fs::mkdirat(&at, component.as_os_str(), Mode::from_raw_mode(0o755))
-                    .with_context(context)?;
-                protect::resolve(&root, &so_far)
-            }
-            other => other,
-        }
-        .with_context(context)?;
-    }
-    Ok(())
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

@@ -4,73 +4,70 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, makedev, openat2};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, OFlags, makedev};
 
+use super::inside;
 use super::mount::{Tree, empty_tmpfs, set_attached};
-use super::open_directory;
 use crate::linux::sys;
 
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
 pub fn mask_paths(paths: &[String]) -> Result<()> {
-    if paths.is_empty() {
-        return Ok(());
-    }
-    let root = open_directory(Path::new("/"))?;
-    // One tmpfs for all directories: a superblock each would cost memory for nothing.
     let mut cover: Option<OwnedFd> = None;
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
-        match resolve(&root, Path::new(path)) {
-            Ok(target) => mask(&target, &mut cover).with_context(context)?,
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            Err(error) => return Err(error).with_context(context),
+        let Some(target) = inside::find(Path::new(path)).with_context(context)? else { continue };
+        if !is_directory(&target)? {
+            Tree::clone_of_fd(null()?.as_fd())?.attach(target.as_fd()).with_context(context)?;
+            continue;
         }
+        // One tmpfs for all directories: a superblock each would cost memory for nothing.
+        let tree = match &cover {
+            Some(first) => Tree::clone_of_fd(first.as_fd())?,
+            None => {
+                let tree = empty_tmpfs()?;
+                tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
+                tree
+            }
+        };
+        tree.attach(target.as_fd()).with_context(context)?;
+        cover.get_or_insert(tree.into_fd());
     }
     Ok(())
 }
 
-fn mask(target: &OwnedFd, cover: &mut Option<OwnedFd>) -> Result<()> {
-    if !is_directory(target)? {
-        return Tree::clone_of_fd(null()?.as_fd())?.attach(target.as_fd());
-    }
-    let tree = match cover {
-        Some(first) => Tree::clone_of_fd(first.as_fd())?,
-        None => {
-            let tree = empty_tmpfs()?;
-            tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
-            tree
-        }
-    };
-    tree.attach(target.as_fd())?;
-    cover.get_or_insert(tree.into_fd());
-    Ok(())
+/// The container's null device, open. It cannot be reopened through the handle: there may be no /proc.
+pub fn open_null() -> Result<OwnedFd> {
+    null()?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::open("/dev/null", flags, Mode::empty()).context("open the container's /dev/null")?;
+    // Again: a volume's owner may have been quick.
+    verify_null(&file)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::RDWR)?;
+    Ok(file)
 }
 
 /// CVE-2025-31133: what is bound over a masked file must be the null device itself, not what an image put there.
-pub fn null() -> Result<OwnedFd> {
+fn null() -> Result<OwnedFd> {
     let null =
         rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .context("open the container's /dev/null")?;
-    let stat = rustix::fs::fstat(&null)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != makedev(1, 3) {
-        bail!("the container's /dev/null is not the null device");
-    }
+    verify_null(&null)?;
     Ok(null)
 }
 
-pub fn protect_paths(paths: &[String]) -> Result<()> {
-    if paths.is_empty() {
-        return Ok(());
+fn verify_null(null: &OwnedFd) -> Result<()> {
+    let stat = rustix::fs::fstat(null)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != makedev(1, 3) {
+        bail!("the container's /dev/null is not the null device");
     }
-    let root = open_directory(Path::new("/"))?;
+    Ok(())
+}
+
+pub fn protect_paths(paths: &[String]) -> Result<()> {
     for path in paths {
         let context = || format!("linux.readonlyPaths: make {path} read-only");
-        let target = match resolve(&root, Path::new(path)) {
-            Ok(target) => target,
-            Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(error) => return Err(error).with_context(context),
-        };
+        let Some(target) = inside::find(Path::new(path)).with_context(context)? else { continue };
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
         tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0).with_context(context)?;
         tree.attach(target.as_fd()).with_context(context)?;
@@ -80,24 +77,9 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
 
 /// The mount at `path` (a mount point) becomes read-only and keeps its other attributes.
 pub fn set_read_only(path: &Path) -> Result<()> {
-    let root = open_directory(Path::new("/"))?;
-    let context = || format!("make {} read-only", path.display());
-    let target = resolve(&root, path).with_context(context)?;
-    set_attached(target.as_fd(), sys::MOUNT_ATTR_RDONLY).with_context(context)
-}
-
-/// `path` after pivot_root. Not by pathrs, which wants a /proc to name things in its errors and panics where the
-/// container has none.
-pub fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    // openat2(2): EAGAIN when something was renamed meanwhile.
-    for _ in 0..32 {
-        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
-    Err(Errno::AGAIN)
+    let handle = inside::find(path)?.with_context(|| format!("{} is gone", path.display()))?;
+    set_attached(handle.as_fd(), sys::MOUNT_ATTR_RDONLY)
+        .with_context(|| format!("make {} read-only", path.display()))
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool> {
