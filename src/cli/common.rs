@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupManager, Globals};
@@ -13,7 +13,7 @@ use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
 use crate::linux::{confine, lifecycle, sys, terminal};
-use crate::seam::{Process, Status};
+use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 use crate::{bundle, log};
 
@@ -99,9 +99,19 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// runc's `--pidfd-socket`: one descriptor, named as runc names it.
-pub fn send_pidfd(socket: &OwnedFd, process: Process) -> Result<()> {
+pub fn send_pidfd(socket: &OwnedFd, process: seam::Process) -> Result<()> {
     let pidfd = lifecycle::open(process)?.context("the process is gone")?;
     terminal::send_master(socket.as_fd(), pidfd.as_fd(), "pidfd").context("send the pidfd")
+}
+
+/// A terminal of ours begins with the size of the caller's: set later, it would greet the process with a SIGWINCH.
+pub fn take_terminal_size(process: &mut Process) {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let size = streams.into_iter().find_map(|stream| rustix::termios::tcgetwinsize(stream).ok());
+    if let (Some(size), None) = (size, process.console_size()) {
+        let (height, width): (u64, u64) = (size.ws_row.into(), size.ws_col.into());
+        process.set_console_size(BoxBuilder::default().height(height).width(width).build().ok());
+    }
 }
 
 /// Removes what a stopped container holds, then runs its poststop hooks, whose failure is only told (runtime-spec

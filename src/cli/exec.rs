@@ -109,9 +109,12 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let init = running(&entry, args.ignore_paused)?;
     let spec = common::saved_spec(&entry)?;
     let preserved = Preserved::find(args.preserve_fds)?;
-    let process = process(&args, &spec, preserved)?;
+    let mut process = process(&args, &spec, preserved)?;
     let console =
         Console::of(process.terminal().unwrap_or(false), args.console_socket.as_deref(), args.detach)?;
+    if let Console::Own(..) = console {
+        common::take_terminal_size(&mut process);
+    }
     let signals = foreground::block_signals()?;
     if !args.detach && !args.no_subreaper {
         foreground::set_subreaper()?;

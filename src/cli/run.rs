@@ -29,8 +29,11 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
-    let bundle = create::load(&args.common)?;
+    let mut bundle = create::load(&args.common)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), args.detach)?;
+    if let (Console::Own(..), Some(process)) = (&console, bundle.spec.process_mut()) {
+        common::take_terminal_size(process);
+    }
     // Before the clone: a signal that comes while we create is the container's, not lost.
     let signals = foreground::block_signals()?;
     if !args.detach && !args.common.no_subreaper {
