@@ -243,14 +243,14 @@ fn only_its_owner_starts_it_and_only_once() {
 /// Of many starts at once one wins, and the others say why they did not.
 #[test]
 fn many_starts_at_once() {
+    if runw_only("lock: a second start of 1.1 hangs") {
+        return;
+    }
     let mut c = Container::new(Bundle::sh("echo ran; exec sleep 100"));
     c.create();
     let mut all: Vec<Running> = (0..6).map(|_| spawn(&mut c.command(&["start", &c.id]))).collect();
     let outs: Vec<Out> = all.iter_mut().map(Running::wait).collect();
     c.wait_out("ran");
-    if differs(Kind::Runc, "1.1 has no lock") || differs(Kind::Crun, "1.8 has no lock") {
-        return;
-    }
     assert_eq!(outs.iter().filter(|out| out.code == 0).count(), 1, "{outs:#?}");
     for out in outs.iter().filter(|out| out.code != 0) {
         out.refused(&["cannot start an already running container"]);
@@ -332,7 +332,10 @@ fn what_may_be_mounted_on_proc() {
         on("/proc", bind.clone(), false).refused(words);
         on("/proc", tmpfs.clone(), false).refused(words);
         on("/proc/sys", bind, true).refused(&["/proc/sys"]);
-        on("/proc/sys", tmpfs, true).refused(&["/proc/sys"]);
+        if kind() == Kind::Runw {
+            // runc 1.1 judges binds only.
+            on("/proc/sys", tmpfs, true).refused(&["/proc/sys"]);
+        }
     }
     assert_eq!(on("/proc/uptime", file, true).ok().out, "mine\n");
 }
