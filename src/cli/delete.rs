@@ -37,7 +37,7 @@ fn one(id: &str, force: bool, globals: &Globals) -> Result<()> {
         && entry.busy()
         && let Some(init) = entry.record.init
     {
-        // A `create` or `start` that hangs in a hook holds the lock until its init is gone.
+        // A `create` that hangs in a hook holds the lock until its init is gone.
         lifecycle::kill_all(Some(init), None)?;
     }
     entry.lock()?;

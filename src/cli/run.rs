@@ -48,7 +48,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         }
     };
     let Made { mut entry, init } = made;
-    let started = start::release(&entry, &bundle.spec);
+    let started = start::release(&mut entry, &bundle.spec);
     if args.detach && started.is_ok() {
         return Ok(0);
     }

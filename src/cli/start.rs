@@ -20,7 +20,10 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let mut entry = globals.root.load(&args.id)?;
     entry.lock()?;
     match common::status(&entry)? {
-        Status::Created => release(&entry, &common::saved_spec(&entry)?)?,
+        Status::Created => {
+            let spec = common::saved_spec(&entry)?;
+            release(&mut entry, &spec)?;
+        }
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Running => bail!("cannot start an already running container"),
         status => bail!("cannot start a container in the {} state", status.as_str()),
@@ -29,18 +32,21 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 }
 
 /// Lets init go on and runs the poststart hooks; when one of them fails the container is stopped (runtime-spec
-/// runtime.md, step 9).
-pub(super) fn release(entry: &Entry, spec: &Spec) -> Result<()> {
+/// runtime.md, step 9). They run without the lock: a hook that hangs must not keep anybody from deleting it.
+pub(super) fn release(entry: &mut Entry, spec: &Spec) -> Result<()> {
     lifecycle::start(&entry.dir.join(START_SOCKET))?;
     let Some(poststart) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
         return Ok(());
     };
     let init = entry.record.init;
     let state = common::hook_state(&entry.record, Status::Running, init.map(|init| init.pid));
-    hooks::run("poststart", Some(poststart), &state, Place::host(Some(&entry.record.bundle))).inspect_err(
-        |_| {
-            let cgroup = common::cgroup(entry).ok().flatten();
-            let _ = lifecycle::kill_all(init, cgroup.as_ref());
-        },
-    )
+    entry.unlock();
+    let place = Place::host(Some(&entry.record.bundle));
+    let Err(error) = hooks::run("poststart", Some(poststart), &state, place) else { return Ok(()) };
+    // Unless it was deleted meanwhile: the id, and the cgroup, may be another container's by now.
+    if entry.lock().is_ok() && entry.record.init == init {
+        let cgroup = common::cgroup(entry).ok().flatten();
+        let _ = lifecycle::kill_all(init, cgroup.as_ref());
+    }
+    Err(error)
 }
