@@ -2,15 +2,16 @@
 //! directory taken on from inside, in runc's order.
 
 use std::collections::HashSet;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
-use rustix::fs::{FileType, Mode, OFlags, Uid, makedev};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Uid, makedev, openat2};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::{rootfs, sys};
@@ -252,22 +253,41 @@ pub fn reopen_null() -> Result<()> {
     Ok(())
 }
 
-/// Sysctls, through a procfs of our own: an image or a volume cannot redirect the write (CVE-2025-52881).
+/// Sysctls, through a procfs that an image or a volume has no hand in (CVE-2025-52881).
 pub fn write_sysctls(spec: &Spec) -> Result<()> {
-    use std::io::Write;
     let Some(sysctls) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
     if sysctls.is_empty() {
         return Ok(());
     }
-    let proc = pathrs::procfs::ProcfsHandleBuilder::new().unmasked().build().context("open a procfs")?;
+    let proc = procfs()?;
     for (name, value) in sysctls {
+        let context = || format!("linux.sysctl: write {value:?} to {name}");
+        // No link and no other mount on the way.
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let path = format!("sys/{}", sysctl_path(name));
-        let file = proc.open(pathrs::procfs::ProcfsBase::ProcRoot, &path, pathrs::flags::OpenFlags::O_WRONLY);
-        let mut file = file.with_context(|| format!("linux.sysctl: {name}"))?;
-        file.write_all(value.as_bytes())
-            .with_context(|| format!("linux.sysctl: write {value:?} to {name}"))?;
+        let file = openat2(&proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), how);
+        std::fs::File::from(file.with_context(context)?).write_all(value.as_bytes()).with_context(context)?;
     }
     Ok(())
+}
+
+/// A procfs of our own. In a user namespace the kernel makes one only where a whole one is mounted already; then it is
+/// the container's, if it is one.
+fn procfs() -> Result<OwnedFd> {
+    let own = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
+        fsconfig_create(context.as_fd())?;
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    });
+    if let Ok(own) = own {
+        return Ok(own);
+    }
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).context("open /proc")?;
+    if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
+        bail!("linux.sysctl: /proc is not a procfs");
+    }
+    Ok(proc)
 }
 
 /// sysctl(8) and runc: the first separator says which one is meant, so `net/ipv4/conf/eth0.1/x` is one interface.

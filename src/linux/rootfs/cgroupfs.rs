@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::fs::Mode;
 
 use super::Root;
@@ -66,7 +66,12 @@ fn unified(root: &Root<'_>, options: &Options) -> Result<Tree> {
     } else {
         match own {
             Some(path) => Tree::clone_of(&path, true)?,
-            None => bail!("the container has no cgroup to show"),
+            // Without a cgroup of its own it is in its caller's, and sees what there is; never to be written to.
+            None => {
+                let tree = Tree::clone_of(Path::new("/sys/fs/cgroup"), true)?;
+                tree.set_attributes(true, sys::MOUNT_ATTR_RDONLY, 0)?;
+                tree
+            }
         }
     };
     tree.set_attributes(false, options.set, options.clear)?;
