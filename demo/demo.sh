@@ -43,7 +43,7 @@ start_time() {
 }
 
 title "Guests: built from tests/guests by zig cc, Go, Debian's rustc and QuickJS (the first time takes minutes)"
-guests=$(tests/guests/build.py 2>/dev/null)
+guests=$(tests/guests/build.py 2>"$dir/guests.log") || { cat "$dir/guests.log" >&2; exit 1; }
 ls -s --block-size=K "$guests"/*.wasm | sed "s#$guests/##"
 
 title "A busybox bundle"
