@@ -109,7 +109,7 @@ fn prepare(
     workload: &mut dyn Workload,
 ) -> Result<()> {
     let channel = entering.channel;
-    // The parent has written the id maps and the limits.
+    // The parent has written the id maps.
     channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     spawn::settle(&plan, &joiner, channel)?;
