@@ -16,16 +16,19 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
         let Some(target) = inside::find(Path::new(path)).with_context(context)? else { continue };
-        if !is_directory(&target)? {
-            Tree::clone_of_fd(null()?.as_fd())?.attach(target.as_fd()).with_context(context)?;
+        if !is_directory(&target).with_context(context)? {
+            let null = null().with_context(context)?;
+            Tree::clone_of_fd(null.as_fd())
+                .and_then(|tree| tree.attach(target.as_fd()))
+                .with_context(context)?;
             continue;
         }
         // One tmpfs for all directories: a superblock each would cost memory for nothing.
         let tree = match &cover {
-            Some(first) => Tree::clone_of_fd(first.as_fd())?,
+            Some(first) => Tree::clone_of_fd(first.as_fd()).with_context(context)?,
             None => {
-                let tree = empty_tmpfs()?;
-                tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0)?;
+                let tree = empty_tmpfs().with_context(context)?;
+                tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0).with_context(context)?;
                 tree
             }
         };
@@ -43,7 +46,7 @@ pub fn open_null() -> Result<OwnedFd> {
         rustix::fs::open("/dev/null", flags, Mode::empty()).context("open the container's /dev/null")?;
     // Again: a volume's owner may have been quick.
     verify_null(&file)?;
-    rustix::fs::fcntl_setfl(&file, OFlags::RDWR)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::RDWR).context("open the container's /dev/null")?;
     Ok(file)
 }
 
@@ -57,7 +60,7 @@ fn null() -> Result<OwnedFd> {
 }
 
 fn verify_null(null: &OwnedFd) -> Result<()> {
-    let stat = rustix::fs::fstat(null)?;
+    let stat = rustix::fs::fstat(null).context("look at the container's /dev/null")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != makedev(1, 3) {
         bail!("the container's /dev/null is not the null device");
     }
