@@ -1,7 +1,7 @@
 //! What a guest may import and how it is entered: core modules with WASI 0.1, components of `wasi:cli/command`
 //! 0.2. Whatever else it asks for is an error at create that names the import and the way out.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use wasmtime::component::{self, Component, ResourceTable};
 use wasmtime::{Engine, InstancePre, Linker, Module, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -64,7 +64,9 @@ pub fn context(grants: &Grants) -> Result<WasiCtxBuilder> {
     wasi.allow_blocking_current_thread(true);
     wasi.initial_cwd(grants.cwd.to_string_lossy());
     // Read-only files are the kernel's mounts; a second set of rules here could only differ from them.
-    wasi.preopened_dir(".", "/", FsPerms::ReadWrite).map_err(plain)?;
+    wasi.preopened_dir(".", "/", FsPerms::ReadWrite)
+        .map_err(plain)
+        .context("preopen the guest's file tree")?;
     wasi.allow_tcp(grants.sockets).allow_udp(grants.sockets).allow_ip_name_lookup(grants.name_lookup);
     if grants.sockets {
         wasi.inherit_network();
