@@ -104,6 +104,10 @@ pub trait Workload {
     /// Descriptors that must stay open while the workload runs (after `ready`; wasm: guest tree, epoll, ...).
     fn keeps(&self) -> Vec<RawFd>;
 
+    /// A pipe to which SIGTERM and SIGINT are written, so that the workload can end in its own time; `None`:
+    /// they end the process. A second signal ends it in any case.
+    fn stop(&self) -> Option<RawFd>;
+
     /// Child, at start. Native returns only if execve failed; wasm returns the exit status.
     fn run(&mut self) -> Result<i32>;
 }

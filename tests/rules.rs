@@ -19,6 +19,10 @@ const ROOMS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &str)] = &[
     ("clap", "cli/"),
     ("wasmtime*", "executor/wasm/"),
+    ("hickory*", "executor/wasm/"),
+    ("hyper*", "executor/wasm/"),
+    ("rustls", "executor/wasm/"),
+    ("tokio*", "executor/wasm/"),
     ("libcontainer", "linux/"),
     ("libcgroups", "linux/"),
     ("libseccomp", "linux/"),

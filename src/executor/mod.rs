@@ -75,6 +75,7 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         wish: wish.clone(),
         place,
         memory: selection.memory,
+        annotations: wasm::ours(selection.annotations),
         host: selection.host,
     };
     if wish == Wish::Native {
@@ -104,6 +105,7 @@ struct Chosen<'a> {
     wish: Wish,
     place: Place,
     memory: Option<u64>,
+    annotations: Vec<(String, String)>,
     host: Host<'a>,
 }
 
@@ -122,12 +124,12 @@ impl Chosen<'_> {
     }
 
     fn guest(&self, artifact: OwnedFd, kind: wasm::Kind, function: Option<String>) -> wasm::Guest {
-        wasm::Guest::new(
-            artifact,
-            kind,
-            function,
-            wasm::grants(&self.argv, &self.env, &self.place.cwd, self.memory),
-        )
+        let given = wasm::Given {
+            memory: self.memory,
+            annotations: self.annotations.clone(),
+            ..wasm::Given::new(&self.argv, &self.env, &self.place.cwd)
+        };
+        wasm::Guest::new(artifact, kind, function, given)
     }
 
     fn native(&self) -> Plan {
@@ -191,6 +193,13 @@ impl Workload for Chosen<'_> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),
             Plan::Native(_) | Plan::Undecided => Vec::new(),
+        }
+    }
+
+    fn stop(&self) -> Option<RawFd> {
+        match &self.plan {
+            Plan::Wasm(guest) => guest.stop(),
+            Plan::Native(_) | Plan::Undecided => None,
         }
     }
 

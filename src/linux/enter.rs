@@ -139,7 +139,7 @@ impl Entering<'_> {
             let _ = fds::close_all_but(self.first_free_fd, &keep);
             return workload.run().inspect_err(told);
         }
-        self.become_guest(&keep).inspect_err(told)?;
+        self.become_guest(&keep, workload.stop()).inspect_err(told)?;
         // End of file is what says "it runs".
         drop(talk);
         workload.run()
@@ -147,12 +147,12 @@ impl Entering<'_> {
 
     /// Nothing of runw's is left in the process that the guest could be made to use: no descriptor, no argument,
     /// no environment.
-    fn become_guest(&mut self, keep: &[RawFd]) -> Result<()> {
+    fn become_guest(&mut self, keep: &[RawFd], stop: Option<RawFd>) -> Result<()> {
         let area = self.area.context("internal: memory areas were not remembered")?;
         fds::close_all_but(self.first_free_fd, keep)?;
         let argv = self.process.args().iter().flatten().map(|arg| std::ffi::CString::new(arg.as_str()));
         let argv = argv.collect::<Result<Vec<_>, _>>().context("process.args")?;
-        pid1::become_init(&area, &argv, rustix::process::getpid().is_init())
+        pid1::become_init(&area, &argv, rustix::process::getpid().is_init(), stop)
     }
 }
 

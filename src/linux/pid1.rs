@@ -4,7 +4,8 @@
 use std::ffi::{CStr, CString};
 use std::io::{self, Read};
 use std::mem::size_of;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
@@ -62,10 +63,18 @@ impl Area {
 }
 
 /// The last act before the guest runs, with one thread. Afterwards `std::env` shows neither runw's arguments nor
-/// its environment. With `is_pid1` the process ends by the signals that would end any other.
-pub fn become_init(area: &Area, argv: &[CString], is_pid1: bool) -> Result<()> {
+/// its environment. With `is_pid1` the process ends by the signals that would end any other. `stop` is told of the
+/// first SIGTERM or SIGINT instead.
+pub fn become_init(area: &Area, argv: &[CString], is_pid1: bool, stop: Option<RawFd>) -> Result<()> {
     if is_pid1 {
         end_on_signals().context("cannot handle signals")?;
+    }
+    if let Some(stop) = stop {
+        STOP.store(stop, Relaxed);
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            set_action(signal, ask_to_stop as *const () as libc::sighandler_t)
+                .context("cannot handle signals")?;
+        }
     }
     // Children that nobody waits for, adopted ones included, leave no zombie (sigaction(2), SIGCHLD).
     set_action(libc::SIGCHLD, libc::SIG_IGN).context("cannot ignore SIGCHLD")?;
@@ -113,14 +122,27 @@ extern "C" fn end_by_signal(signal: i32) {
     sys::exit_now(128 + signal)
 }
 
+/// A pipe, until it was written to.
+static STOP: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn ask_to_stop(signal: i32) {
+    let stop = STOP.swap(-1, Relaxed);
+    let word = [signal as u8];
+    // SAFETY: write(2) is async-signal-safe and reads one live byte; a descriptor of -1 is an error. A write that
+    // succeeds leaves errno alone, and after any other the process ends.
+    if unsafe { libc::write(stop, word.as_ptr().cast(), word.len()) } != 1 {
+        end_by_signal(signal);
+    }
+}
+
 fn set_action(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: sigaction is plain data; all-zero is an empty mask and no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     // The guest may be deep in its own stack when the signal comes; a thread without another one ignores this.
     action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
-    // SAFETY: `action` is live; the handler is SIG_IGN or `end_by_signal`, which only calls _exit(2), an
-    // async-signal-safe function.
+    // SAFETY: `action` is live; the handler is SIG_IGN or one of ours, which call _exit(2) and write(2) only,
+    // async-signal-safe functions.
     let result = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -320,7 +342,14 @@ mod tests {
         let area = Area::remember(proc_self().as_fd()).unwrap();
         let pid = spawn(
             false,
-            || become_init(&area, &argv(&["/app/server-with-a-long-name.wasm", "--flag", &long, ""]), false),
+            || {
+                become_init(
+                    &area,
+                    &argv(&["/app/server-with-a-long-name.wasm", "--flag", &long, ""]),
+                    false,
+                    None,
+                )
+            },
             sleep_for_ever,
         );
         let expected = format!("/app/server-with-a-long-name.wasm\0--flag\0{long}\0\0");
@@ -334,7 +363,7 @@ mod tests {
         let area = Area::remember(proc_self().as_fd()).unwrap();
         let pid = spawn(
             false,
-            || become_init(&area, &argv(&["guest"]), false),
+            || become_init(&area, &argv(&["guest"]), false, None),
             || {
                 sys::exit_now(i32::from(
                     std::env::vars_os().next().is_some() || std::env::var_os("PATH").is_some(),
@@ -378,7 +407,7 @@ mod tests {
             let busy = || loop {
                 std::hint::black_box(0);
             };
-            let pid = spawn(true, || become_init(&area, &argv(&["/guest.wasm"]), true), busy);
+            let pid = spawn(true, || become_init(&area, &argv(&["/guest.wasm"]), true, None), busy);
             let init = child_of(pid);
             looks_like(init, b"/guest.wasm\0", "guest.wasm\n");
             // SIGWINCH, like all that is ignored or stops, must not end it.
@@ -395,7 +424,7 @@ mod tests {
             return;
         }
         let area = Area::remember(proc_self().as_fd()).unwrap();
-        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true), || std::process::abort());
+        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true, None), || std::process::abort());
         assert_eq!(wait(pid), 134);
     }
 
@@ -418,7 +447,7 @@ mod tests {
             }
             sleep_for_ever();
         };
-        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true), fork_and_sleep);
+        let pid = spawn(true, || become_init(&area, &argv(&["g"]), true, None), fork_and_sleep);
         let init = child_of(pid);
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {

@@ -5,7 +5,7 @@ Toolchains come from the registries by package name: zig and Go from PyPI, Rust 
 own, the component tools through cargo, QuickJS from Debian's source package. Everything lands in
 $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources. Nothing is written to the tree.
 """
-import fcntl, hashlib, os, shutil, subprocess, sys, tempfile
+import fcntl, hashlib, json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -96,22 +96,50 @@ def zig(out, *args):
     run(VENV / "bin/python", "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-O2", "-s", "-o", out, *args, env=env)
 
 
-def rustc(out, target, source, tools):
-    """rustc runs inside its own root: only the source goes in and the module comes out."""
+def rustc(out, target, source, tools, *args, inputs=()):
+    """rustc runs inside its own root: only sources go in and what was made comes out."""
     bin_dir = RUST_ROOT / "usr/local/bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
     shutil.copy(tools / "wasm-component-ld", bin_dir)
     work = Path(tempfile.mkdtemp(dir=RUST_ROOT))
     try:
-        shutil.copy(source, work / "in.rs")
+        if source.is_dir():
+            shutil.copytree(source, work / "src")
+        else:
+            (work / "src").mkdir()
+            shutil.copy(source, work / "src/lib.rs")
+        for file in inputs:
+            shutil.copy(file, work)
         linker = "wasm-component-ld" if target.endswith("p2") else "wasm-ld"
         inside = f"/{work.name}"
         run("/usr/sbin/chroot", RUST_ROOT, "/usr/bin/rustc", "--edition=2021", "-O", "-Cstrip=symbols", f"-Clinker={linker}",
-            "--target", target, "-o", f"{inside}/out.wasm", f"{inside}/in.rs",
+            "-L", inside, "--target", target, "-o", f"{inside}/{out.name}", *args, f"{inside}/src/lib.rs",
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": inside})
-        shutil.copy(work / "out.wasm", out)
+        shutil.copy(work / out.name, out)
     finally:
         shutil.rmtree(work)
+
+
+def crate(name):
+    """The unpacked source of a crate of rust/http/Cargo.lock, which cargo verifies."""
+    text = run("cargo", "metadata", "--locked", "--format-version=1", "--manifest-path", HERE / "rust/http/Cargo.toml")
+    packages = json.loads(text[text.index('{"packages"'):])["packages"]
+    return Path(next(p["manifest_path"] for p in packages if p["name"] == name)).parent / "src"
+
+
+def http_guest(out, tools):
+    """No cargo in that root, so the two crates are compiled by hand."""
+    p2, lib = "wasm32-wasip2", ("--crate-type=rlib", "--cap-lints=allow")
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        bindgen, wasip2 = tmp / "libwit_bindgen.rlib", tmp / "libwasip2.rlib"
+        source = crate("wit-bindgen")
+        rustc(bindgen, p2, source, tools, "--crate-name=wit_bindgen", *lib, "-lstatic=wit_bindgen_cabi",
+              inputs=[source / "rt/libwit_bindgen_cabi.a"])
+        rustc(wasip2, p2, crate("wasip2"), tools, "--crate-name=wasip2", *lib, "--cfg=feature=\"std\"",
+              "--extern=wit_bindgen", inputs=[bindgen])
+        rustc(out, p2, HERE / "rust/http/src", tools, "--crate-name=http", "--crate-type=cdylib", "--extern=wasip2",
+              inputs=[bindgen, wasip2])
 
 
 def build(out):
@@ -126,7 +154,8 @@ def build(out):
         "-I", HERE / "c/shim", "-I", js, HERE / "c/qjs.c", *(js / f for f in ("quickjs.c", "dtoa.c", "libregexp.c", "libunicode.c", "cutils.c")))
     shutil.copy(HERE / "c/words.js", out)
     for target, name in (("wasm32-wasip1", "rust-p1.wasm"), ("wasm32-wasip2", "rust-p2.wasm")):
-        rustc(out / name, target, HERE / "rust/probe.rs", tools)
+        rustc(out / name, target, HERE / "rust/probe.rs", tools, "--crate-name=probe", "--crate-type=bin")
+    http_guest(out / "http.wasm", tools)
     env = dict(os.environ, GOOS="wasip1", GOARCH="wasm", GOCACHE=str(TOOLS / "go-cache"), GOFLAGS="-mod=mod", GOPATH=str(TOOLS / "go-path"))
     run(VENV / "bin/go", "build", "-trimpath", "-o", out / "go.wasm", HERE / "go/probe.go", env=env)
     for name in ("hello", "probe"):

@@ -9,7 +9,9 @@ use std::process::Command;
 use rustix::fs::inotify;
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, alive, nothing_left, runw_only, script, spawn, until};
+use crate::harness::{
+    Bundle, Container, alive, at, get, nothing_left, own_address, runw_only, script, spawn, until,
+};
 
 fn call_with_cache(command: &Command, cache: &Path) -> Command {
     let line = r#"mkdir -p /var/cache/runw && mount --bind "$0" /var/cache/runw && exec "$@""#;
@@ -59,7 +61,8 @@ fn killed_while_a_hook_runs_delete_force_cleans_up() {
     }
 }
 
-/// glibc would load these by name, as root; opening one of them would block for ever.
+/// glibc would load these by name, as root; opening one of them would block for ever. The look-ups fail, since the
+/// container's resolv.conf and hosts are pipes too.
 #[test]
 fn name_service_files_of_the_image_are_never_opened() {
     if runw_only("such a promise") {
@@ -67,22 +70,43 @@ fn name_service_files_of_the_image_are_never_opened() {
     }
     let native = Bundle::new(&["/bin/echo", "ran"]).env(&["PATH=/bin"]);
     let wasm = Bundle::wasm("probe.wasm", &["say", "ran"]).env(&[]);
-    for bundle in [native, wasm] {
+    let asks = Bundle::wasm("rust-p2.wasm", &["lookup", "example.test"]).env(&[]);
+    for (bundle, want) in [(native, "ran"), (wasm, "ran"), (asks, "lookup example.test: failed")] {
         let bundle = bundle.edit(|c| c["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
-        let root = bundle.rootfs();
-        for dir in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64"] {
-            std::fs::create_dir_all(root.join(dir)).expect("mkdir");
-            for name in ["libnss_x.so.2", "libnss_files.so.2", "libc.so.6", "gconv/gconv-modules"] {
-                std::fs::create_dir_all(root.join(dir).join(name).parent().expect("parent")).expect("mkdir");
-                fifo(&root.join(dir).join(name));
-            }
+        plant_name_service(&bundle.rootfs());
+        let out = Container::new(bundle).run().ok().out;
+        assert!(out.starts_with(want), "{want}: {out}");
+    }
+}
+
+/// The same for the requests a guest sends.
+#[test]
+fn name_service_files_are_not_opened_for_outgoing_http() {
+    if runw_only("such a promise") {
+        return;
+    }
+    let address = at(own_address(), 8080);
+    let bundle = Bundle::wasm("http.wasm", &[]).env(&[]).without_namespace("network").edit(|c| {
+        c["annotations"]["dev.runw.http.address"] = json!(address);
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    });
+    plant_name_service(&bundle.rootfs());
+    let _up = Container::up(bundle);
+    let reply = get(address, "/get/http:example.test/");
+    assert!(reply.status == 200 && reply.body.contains("DnsError"), "{reply:?}");
+}
+
+fn plant_name_service(root: &Path) {
+    for dir in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64"] {
+        std::fs::create_dir_all(root.join(dir)).expect("mkdir");
+        for name in ["libnss_x.so.2", "libnss_files.so.2", "libc.so.6", "gconv/gconv-modules"] {
+            std::fs::create_dir_all(root.join(dir).join(name).parent().expect("parent")).expect("mkdir");
+            fifo(&root.join(dir).join(name));
         }
-        for name in
-            ["etc/nsswitch.conf", "etc/ld.so.cache", "etc/resolv.conf", "etc/localtime", "etc/host.conf"]
-        {
-            fifo(&root.join(name));
-        }
-        assert_eq!(Container::new(bundle).run().ok().out.trim(), "ran");
+    }
+    for name in ["etc/nsswitch.conf", "etc/ld.so.cache", "etc/resolv.conf", "etc/localtime", "etc/host.conf"]
+    {
+        fifo(&root.join(name));
     }
 }
 

@@ -23,3 +23,5 @@ mod unified;
 mod verbs;
 mod wasm;
 mod wasm_files;
+mod wasm_http;
+mod wasm_network;

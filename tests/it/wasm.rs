@@ -516,3 +516,28 @@ fn a_terminal_for_a_guest() {
     c.start();
     assert!(crate::harness::ConsoleSocket::read_to_end(&mut master).contains("on a tty\r\n"));
 }
+
+/// The guest asks for one name and compares.
+#[test]
+fn configuration_comes_from_annotations_and_a_file() {
+    if runw_only("wasm") {
+        return;
+    }
+    let run = |annotations: &[(&str, &str)], file: &str| {
+        let bundle = Bundle::wasm("config.wasm", &[]);
+        std::fs::write(bundle.rootfs().join("etc/app.conf"), file).expect("write");
+        annotated(bundle, annotations).run()
+    };
+    let from_file = ("dev.runw.config-file", "/etc/app.conf");
+    for (annotations, file, code) in [
+        (vec![("dev.runw.config.greeting", "hi")], "", 0),
+        (vec![("dev.runw.config.greeting", "no")], "", 1),
+        (vec![], "", 1),
+        (vec![from_file], "# of the app\ngreeting = hi\n", 0),
+        (vec![from_file, ("dev.runw.config.greeting", "hi")], "greeting=no\n", 0),
+    ] {
+        assert_eq!(run(&annotations, file).code, code, "{annotations:?} {file:?}");
+    }
+    run(&[from_file], "greeting\n").refused(&["config-file", "/etc/app.conf", "line 1"]);
+    run(&[("dev.runw.config-file", "/etc/none")], "").refused(&["config-file", "/etc/none", "no such file"]);
+}

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use super::Kind;
 use super::cache::{self, Cache};
 use super::engine;
+use super::plain;
 use super::settings::{self, Settings};
-use super::world::plain;
 use crate::executor::Host;
 use crate::executor::select::Verdict;
 use crate::seam::ConfineLimits;
@@ -25,12 +25,17 @@ pub fn compiled(bytes: &[u8], form: Verdict, name: &str, host: &Host) -> Result<
     ensure!(settings.wasm.enabled, "{name:?} is WebAssembly, which this host's operator has turned off");
     let kind = match form {
         Verdict::Core => Kind::Core,
-        Verdict::Component => Kind::Component,
+        Verdict::Component => Kind::of_component(bytes),
         Verdict::Text => kind_of_text(bytes),
     };
     let cache = Cache::open(&settings::cache_dir(&settings, host.rootless)?, settings.wasm.cache_size)?;
-    let key =
-        cache::key(&[bytes, engine::VERSION.as_bytes(), engine::CONFIGURATION, engine::cpu().as_bytes()]);
+    let key = cache::key(&[
+        bytes,
+        &[kind.code()],
+        engine::VERSION.as_bytes(),
+        engine::CONFIGURATION,
+        engine::cpu().as_bytes(),
+    ]);
     if let Some(artifact) = cache.find(&key) {
         return Ok((artifact, kind));
     }
@@ -61,10 +66,10 @@ fn compile(bytes: &[u8], kind: Kind, into: BorrowedFd<'_>) -> Result<()> {
         .stack_size(COMPILER_STACK)
         .build_global()
         .context("start compiler threads")?;
-    let engine = engine::engine()?;
+    let engine = engine::engine(kind.profile())?;
     let code = match kind {
         Kind::Core => engine.precompile_module(bytes),
-        Kind::Component => engine.precompile_component(bytes),
+        Kind::Component | Kind::Concurrent => engine.precompile_component(bytes),
     }
     .map_err(plain)?;
     let mut rest = code.as_slice();
@@ -92,5 +97,5 @@ fn kind_of_text(bytes: &[u8]) -> Kind {
         }
     }
     let word = rest.strip_prefix('(').unwrap_or_default().trim_start();
-    if word.starts_with("component") { Kind::Component } else { Kind::Core }
+    if word.starts_with("component") { Kind::of_component(bytes) } else { Kind::Core }
 }

@@ -8,28 +8,37 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
+use wasmtime::Engine;
 
-use super::world::{self, Program};
-use super::{Grants, Kind, engine, load};
+use super::budget::Budget;
+use super::grants::{Given, Grants, grants};
+use super::host::Host;
+use super::serve::Server;
+use super::world::{self, Program, Role};
+use super::{Kind, engine, load};
 use crate::seam::Granted;
 
 pub struct Guest {
     artifact: Option<OwnedFd>,
     kind: Kind,
     function: Option<String>,
-    grants: Grants,
+    given: Given,
     ready: Option<Ready>,
 }
 
 struct Ready {
-    runtime: tokio::runtime::Runtime,
-    program: Program,
+    job: Job,
     keeps: Vec<RawFd>,
 }
 
+enum Job {
+    Once(tokio::runtime::Runtime, Program),
+    Serve(Box<Server>),
+}
+
 impl Guest {
-    pub fn new(artifact: OwnedFd, kind: Kind, function: Option<String>, grants: Grants) -> Guest {
-        Guest { artifact: Some(artifact), kind, function, grants, ready: None }
+    pub fn new(artifact: OwnedFd, kind: Kind, function: Option<String>, given: Given) -> Guest {
+        Guest { artifact: Some(artifact), kind, function, given, ready: None }
     }
 
     pub fn artifact(&self) -> Option<RawFd> {
@@ -49,34 +58,72 @@ impl Guest {
         let before: BTreeSet<RawFd> =
             open_fds(&own_fds)?.into_iter().filter(|fd| !ours.contains(fd)).collect();
 
-        let engine = engine::engine()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the async runtime")?;
-        let program = match self.kind {
+        let grants = grants(&self.given)?;
+        let job = match self.kind {
             Kind::Core => {
+                let engine = engine::engine(self.kind.profile())?;
                 let module = load::module(&engine, artifact).context("load compiled code")?;
-                let wasi = inside(&tree, || world::context(&self.grants))?;
-                world::core(&engine, &module, wasi, &self.grants, self.function.take())?
+                let function = self.function.take();
+                once(inside(&tree, || world::core(&engine, &module, &grants, function))?)?
             }
-            Kind::Component => {
-                let component =
-                    inside(&own_fds, || load::component(&engine, &artifact)).context("load compiled code")?;
-                let wasi = inside(&tree, || world::context(&self.grants))?;
-                world::component(&engine, &component, wasi, &self.grants, self.function.take())?
-            }
+            Kind::Component | Kind::Concurrent => self.component(&artifact, grants, &tree, &own_fds)?,
         };
         drop(tree);
         let mut keeps = open_fds(&own_fds)?;
         keeps.retain(|fd| *fd != own_fds.as_raw_fd() && !before.contains(fd));
-        self.ready = Some(Ready { runtime, program, keeps });
+        self.ready = Some(Ready { job, keeps });
         Ok(())
     }
 
+    fn component(
+        &mut self,
+        artifact: &OwnedFd,
+        grants: Grants,
+        tree: &OwnedFd,
+        own_fds: &OwnedFd,
+    ) -> Result<Job> {
+        let load = |engine: &Engine| {
+            inside(own_fds, || load::component(engine, artifact)).context("load compiled code")
+        };
+        let mut engine = engine::engine(self.kind.profile())?;
+        let mut component = load(&engine)?;
+        let mut instances = 1;
+        if self.function.is_none() && world::serves(&engine, &component) {
+            // What an instance takes is known only now; a pool is made to measure.
+            if let Some(required) = component.resources_required() {
+                instances = at_once(&grants, required.max_initial_memory_size);
+                engine = engine::pooled(instances, &required)?;
+                component = load(&engine)?;
+            }
+        }
+        let host = Host::new(grants, self.kind.profile(), tree)?;
+        let function = self.function.take();
+        match inside(tree, || world::component(&engine, &component, &host, function))? {
+            Role::Program(program) => once(program),
+            Role::Server(pre) => {
+                // For good: each request opens the guest's files anew, by path.
+                rustix::process::fchdir(tree).context("enter the guest's root directory")?;
+                Ok(Job::Serve(Box::new(Server::new(engine, pre, host, instances)?)))
+            }
+        }
+    }
+
+    /// What signals that ask for an end are written to; `None`: they end the process.
+    pub fn stop(&self) -> Option<RawFd> {
+        match &self.ready.as_ref()?.job {
+            Job::Serve(server) => Some(server.stop()),
+            Job::Once(..) => None,
+        }
+    }
+
     pub fn run(&mut self) -> Result<i32> {
-        let Some(Ready { runtime, program, .. }) = self.ready.take() else {
-            bail!("internal: run before ready")
+        let (runtime, program) = match self.ready.take().context("internal: run before ready")?.job {
+            Job::Once(runtime, program) => (runtime, program),
+            Job::Serve(server) => {
+                let status = server.run();
+                let _ = std::io::stdout().flush();
+                return status;
+            }
         };
         let ended = runtime.block_on(program.run());
         // std's stdout holds back an unfinished line, and nothing runs at exit: we leave by _exit.
@@ -89,6 +136,23 @@ impl Guest {
         runtime.shutdown_background();
         Ok(status)
     }
+}
+
+fn once(program: Program) -> Result<Job> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    Ok(Job::Once(runtime, program))
+}
+
+/// As many as are asked for and as their first memory leaves room for: more would only fail to start.
+fn at_once(grants: &Grants, pages: Option<u64>) -> u32 {
+    const PAGE: usize = 64 << 10;
+    let each =
+        usize::try_from(pages.unwrap_or_default()).unwrap_or(usize::MAX).saturating_mul(PAGE).max(PAGE);
+    let fit = Budget::new(grants.memory).limit() / each;
+    u32::try_from(fit.min(grants.serve.requests).max(1)).unwrap_or(u32::MAX)
 }
 
 /// wasmtime reserves 4 GiB and guard pages for each memory, without using them: that is how bounds checks are free.

@@ -14,7 +14,7 @@ use rustix::fs::StatVfsMountFlags;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use super::world::plain;
+use super::plain;
 
 pub fn module(engine: &Engine, artifact: OwnedFd) -> Result<Module> {
     if let Some(bytes) = unmappable(&artifact)? {

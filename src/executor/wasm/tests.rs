@@ -306,13 +306,21 @@ fn forks_components() {
         "warm component fork+ready+run+exit: {:.2} ms, select {select:.2} ms",
         run(&bundle, workload.as_mut()).2
     );
+    // WASI 0.3: the same, as an async function.
+    for status in [0, 1] {
+        let text = command(status).replace("(func $run", "(func $run async").replace("@0.2.3", "@0.3.0");
+        bundle.put("command3.wat", text);
+        let mut workload = bundle.select(&["/command3.wat"], &WAT, &confine::run).unwrap();
+        let (code, text, _) = run(&bundle, workload.as_mut());
+        assert_eq!(code, status, "{text}");
+    }
     let serve = command(0).replace("wasi:cli/run@0.2.3", "wasi:http/incoming-handler@0.2.3");
     let spin = r#"(component (import "fermyon:spin/llm@2.0.0" (instance (export "f" (func)))))"#;
     let http = r#"(component (import "wasi:http/types@0.2.0" (instance (export "f" (func)))))"#;
     for (name, text, said) in [
-        ("serve.wat", serve.as_str(), "serving http is not supported yet"),
+        ("serve.wat", serve.as_str(), "export wasi:http/incoming-handler@0.2.3"),
         ("spin.wat", spin, "Spin's own"),
-        ("http.wat", http, "wasi:http is not supported yet"),
+        ("http.wat", http, "runw offers wasi:cli, wasi:http"),
     ] {
         bundle.put(name, text);
         let mut workload = bundle.select(&[&format!("/{name}")], &WAT, &confine::run).unwrap();

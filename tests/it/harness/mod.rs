@@ -7,6 +7,7 @@ mod container;
 mod faults;
 mod guests;
 mod leftovers;
+mod network;
 mod socket;
 
 pub use bundle::{Bundle, cap, id_map, script};
@@ -15,6 +16,7 @@ pub use container::Container;
 pub use faults::{Call, Verdict, supervised};
 pub use guests::guest;
 pub use leftovers::nothing_left;
+pub use network::{Reply, ask, at, dial, get, name_server, own_address, reply};
 pub use socket::ConsoleSocket;
 
 use std::io::Write;

@@ -1,0 +1,138 @@
+//! What the host lends to a component: one linker of all interfaces runw offers, and stores with the grants in them.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::budget::{Budget, Share};
+use super::engine::Profile;
+use super::grants::{Grants, config_lines};
+use super::lookup;
+use super::names::Names;
+use super::outbound::Outbound;
+
+/// A component's store.
+pub struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    pub table: ResourceTable,
+    pub names: Arc<Names>,
+    outbound: Outbound,
+    config: Arc<WasiConfigVariables>,
+    memory: Share,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outbound }
+    }
+}
+
+/// From which stores are made: one for a command, one after the other for a server.
+pub struct Host {
+    pub grants: Grants,
+    pub budget: Budget,
+    profile: Profile,
+    names: Arc<Names>,
+    outbound: Outbound,
+    config: Arc<WasiConfigVariables>,
+}
+
+impl Host {
+    /// `tree` holds the guest's files: resolv.conf, hosts and certificates are read from it.
+    pub fn new(grants: Grants, profile: Profile, tree: &OwnedFd) -> Result<Host> {
+        let own = tree.try_clone().context("duplicate the handle on the guest's files")?;
+        let names = Arc::new(Names::new(own, grants.network.names));
+        Ok(Host {
+            profile,
+            budget: Budget::new(grants.memory),
+            outbound: Outbound::new(names.clone(), &grants),
+            config: Arc::new(config(&grants, &names)?),
+            names,
+            grants,
+        })
+    }
+
+    /// The current directory must be the guest's files.
+    pub fn store(&self, engine: &Engine) -> Result<Store<State>> {
+        let mut wasi = context(&self.grants)?;
+        // One guest per process: a blocking file operation may block it, and no thread pool grows in pid 1.
+        wasi.allow_blocking_current_thread(self.profile == Profile::Plain);
+        let state = State {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            table: ResourceTable::new(),
+            names: self.names.clone(),
+            outbound: self.outbound.clone(),
+            config: self.config.clone(),
+            memory: self.budget.share(),
+        };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.memory);
+        if self.profile == Profile::Concurrent {
+            // At each tick of the epoch others get their turn.
+            store.epoch_deadline_async_yield_and_update(1);
+            store.set_epoch_deadline(1);
+        }
+        Ok(store)
+    }
+
+    pub fn linker(&self, engine: &Engine) -> wasmtime::Result<Linker<State>> {
+        let mut linker = Linker::new(engine);
+        linker.allow_shadowing(true);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
+        lookup::shadow_p2(&mut linker)?;
+        if self.profile == Profile::Concurrent {
+            wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+            wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+            lookup::shadow_p3(&mut linker)?;
+        }
+        Ok(linker)
+    }
+}
+
+/// What an annotation says goes before what the file says.
+fn config(grants: &Grants, names: &Names) -> Result<WasiConfigVariables> {
+    let mut pairs = Vec::new();
+    if let Some(path) = &grants.config_file {
+        let named = || format!("annotation dev.runw.config-file: {path}");
+        let bytes = names.read(path).context("no such file").with_context(named)?;
+        let text = String::from_utf8(bytes).context("not text").with_context(named)?;
+        pairs = config_lines(&text).with_context(named)?;
+    }
+    Ok(pairs.into_iter().chain(grants.config.iter().cloned()).collect())
+}
+
+/// WASI's side of the grants. The current directory is the guest tree: wasmtime opens preopens by path only.
+pub fn context(grants: &Grants) -> Result<WasiCtxBuilder> {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.args(&grants.args).envs(&grants.env).inherit_stdio();
+    wasi.initial_cwd(grants.cwd.to_string_lossy());
+    // Read-only files are the kernel's mounts; a second set of rules here could only differ from them.
+    wasi.preopened_dir(".", "/", FsPerms::ReadWrite)
+        .map_err(super::plain)
+        .context("preopen the guest's file tree")?;
+    let network = grants.network.clone();
+    wasi.allow_tcp(network.tcp).allow_udp(network.udp);
+    wasi.socket_addr_check(move |address, purpose| {
+        let outgoing = matches!(purpose, SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend);
+        let allowed = !outgoing || network.allows(address);
+        Box::pin(async move { allowed })
+    });
+    Ok(wasi)
+}
