@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use super::attributes::Attributes;
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
-use super::{fds, guest_tree, labels, pid1, process, sys, terminal};
+use super::{fds, guest_filter, guest_tree, labels, pid1, process, sys, terminal};
 use crate::seam::{Granted, Prepared, Workload};
 
 /// Handles on this process's own procfs directory, taken while the host's procfs can be seen: the container may
@@ -152,7 +152,8 @@ impl Entering<'_> {
         fds::close_all_but(self.first_free_fd, keep)?;
         let argv = self.process.args().iter().flatten().map(|arg| std::ffi::CString::new(arg.as_str()));
         let argv = argv.collect::<Result<Vec<_>, _>>().context("process.args")?;
-        pid1::become_init(&area, &argv, rustix::process::getpid().is_init(), stop)
+        pid1::become_init(&area, &argv, rustix::process::getpid().is_init(), stop)?;
+        guest_filter::load()
     }
 }
 

@@ -9,6 +9,7 @@ mod enter;
 pub mod exec;
 pub mod fds;
 pub mod foreground;
+mod guest_filter;
 mod guest_tree;
 pub mod hooks;
 mod init;

@@ -111,6 +111,15 @@ pub fn prctl(option: i32, arg: u64) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// seccomp(2), a filter without flags. Allocates nothing.
+pub fn seccomp_filter(program: &libc::sock_fprog) -> io::Result<()> {
+    // SAFETY: the caller's `program` points to `len` instructions; the kernel copies them and writes nothing.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(program))
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// sethostname(2).
 pub fn set_hostname(name: &str) -> io::Result<()> {
     // SAFETY: pointer and length are of one live str.
