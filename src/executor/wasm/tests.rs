@@ -312,7 +312,7 @@ fn forks_components() {
     );
     // WASI 0.3: the same, as an async function.
     for status in [0, 1] {
-        let text = command(status).replace("(func $run", "(func $run async").replace("@0.2.3", "@0.3.0");
+        let text = command(status).replace("(func $run (", "(func $run async (").replace("@0.2.3", "@0.3.0");
         bundle.put("command3.wat", text);
         let mut workload = bundle.select(&["/command3.wat"], &WAT, &confine::run).unwrap();
         let (code, text, _) = run(&bundle, workload.as_mut());
