@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{
     Bundle, Container, Reply, ask, at, dial, get, long, nothing_left, own_address, reply, runw_only, skip,
-    until,
+    spawn, until,
 };
 
 /// In the host's network, at an address of its own.
@@ -402,23 +402,12 @@ fn a_guest_sends_requests_with_tls() {
     if !made.is_ok_and(|made| made.status.success()) {
         return skip("openssl cannot make a certificate");
     }
-    let mut peer = Command::new("openssl")
-        .args([
-            "s_server",
-            "-quiet",
-            "-www",
-            "-key",
-            "key",
-            "-cert",
-            "cert",
-            "-accept",
-            &format!("{server}:4433"),
-        ])
-        .current_dir(dir.path())
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("openssl");
+    let _peer = spawn(
+        Command::new("openssl")
+            .args(["s_server", "-quiet", "-www", "-key", "key", "-cert", "cert"])
+            .args(["-accept", &format!("{server}:4433")])
+            .current_dir(dir.path()),
+    );
     until("the server listens", || TcpStream::connect((server, 4433)).is_ok());
     for trusted in [true, false] {
         let (bundle, address) = web(&[]);
@@ -435,6 +424,4 @@ fn a_guest_sends_requests_with_tls() {
         let body = fetched("other.test");
         assert!(body.contains("TlsCertificateError"), "{body}");
     }
-    let _ = peer.kill();
-    let _ = peer.wait();
 }
