@@ -4,6 +4,7 @@
 
 mod attributes;
 mod checks;
+mod labels;
 mod lenient;
 mod namespaces;
 mod nul;
@@ -47,6 +48,9 @@ impl Bundle {
         let name = path.file_name().unwrap_or_default().display().to_string();
         let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
         unsupported::unknown_platform(&bytes).with_context(|| name.clone())?;
+        if let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) {
+            lenient::monitoring(&bytes, rdt).with_context(|| name.clone())?;
+        }
         settle(&mut spec, &mut warnings);
         checks::spec(&spec).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;

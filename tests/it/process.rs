@@ -464,3 +464,69 @@ fn a_memory_policy_is_the_whole_container_s() {
         nothing_left(&c);
     }
 }
+
+#[test]
+fn capabilities_that_cannot_be_had_are_warned_about() {
+    if differs(Kind::Runc, "1.1 says nothing") || differs(Kind::Crun, "1.8 says nothing") {
+        return;
+    }
+    let caps = |c: &mut Value| {
+        c["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"]);
+        c["capabilities"]["inheritable"] = json!(["CAP_KILL"]);
+        c["capabilities"]["ambient"] = json!(["CAP_KILL", "CAP_CHOWN", "CAP_NET_RAW"]);
+    };
+    let want = "process.capabilities.ambient: ignoring CAP_CHOWN, CAP_NET_RAW: only what is permitted and inheritable";
+    let c =
+        Container::new(Bundle::sh("cat /proc/self/status; exec sleep 100").edit(|c| caps(&mut c["process"])));
+    let out = c.run_with(&["--detach"]).ok();
+    assert!(out.err.contains("level=warning") && out.err.contains(want), "{out:?}");
+    let mut process = c.bundle.config["process"].clone();
+    process["args"] = json!(["/bin/cat", "/proc/self/status"]);
+    let out = exec_process(&c, &process).ok();
+    assert!(out.err.contains(want), "{out:?}");
+    assert_eq!(field(&out.out, "CapAmb"), "0000000000000020");
+}
+
+/// Images reopen /dev/stdout as their own user.
+#[test]
+fn standard_streams_belong_to_the_user() {
+    let out =
+        Container::new(Bundle::sh("stat -L -c %u /proc/self/fd/1; echo reopened >>/dev/stdout").edit(|c| {
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        }));
+    let out = out.run().ok().out;
+    assert!(out.starts_with("1000\n") && out.contains("reopened"), "{out}");
+}
+
+/// Only the user may enter it, and only root would be asked first.
+#[test]
+fn cwd_may_be_the_user_s_alone() {
+    let bundle = Bundle::sh("pwd").edit(|c| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        c["process"]["cwd"] = json!("/home/me");
+        // Without CAP_DAC_OVERRIDE root itself may not enter what is another's.
+        c["process"]["capabilities"] = json!({});
+    });
+    let home = bundle.rootfs().join("home/me");
+    std::fs::create_dir_all(&home).expect("a home");
+    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).expect("chown");
+    std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+    assert_eq!(Container::new(bundle).run().ok().out, "/home/me\n");
+}
+
+#[test]
+fn each_container_has_a_session_keyring_of_its_own() {
+    let Ok(keys) = std::fs::read_to_string("/proc/keys") else {
+        return crate::harness::skip("no /proc/keys");
+    };
+    let unmasked = |text: &str| Bundle::sh(text).edit(|c| c["linux"]["maskedPaths"] = json!([]));
+    let c = Container::up(unmasked("cat /proc/keys; exec sleep 100"));
+    c.wait_out("keyring");
+    let own = format!("_ses.{}", c.id);
+    assert!(c.out().contains(&own), "{}", c.out());
+    assert!(c.sh("cat /proc/keys").contains(&own));
+    assert!(!keys.contains(&own));
+    let bare = Container::new(unmasked("cat /proc/keys"));
+    let out = bare.run_with(&["--no-new-keyring"]).ok().out;
+    assert!(!out.contains(&format!("_ses.{}", bare.id)), "{out}");
+}
