@@ -76,7 +76,6 @@ impl Entering<'_> {
             _ => Granted::default(),
         };
         labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
-        let may_set_groups = process::may_set_groups(self.proc_self()?)?;
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -93,7 +92,7 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, &self.attributes.caps, may_set_groups)?;
+        process::take_on(self.process, &self.attributes.caps, self.proc_self()?)?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
         if needs.in_process {
