@@ -129,6 +129,25 @@ fn seccomp_filters_with_and_without_new_privileges() {
 }
 
 #[test]
+fn a_filter_forbids_what_only_the_runtime_would_call() {
+    // Docker's profiles before 2021 know no close_range; runtime-tools forbids getcwd.
+    for nnp in [true, false] {
+        let bundle = Bundle::sh("echo alive; ls /proc/self/fd | wc -l").edit(|c| {
+            c["process"]["noNewPrivileges"] = json!(nnp);
+            c["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", None, &["close_range"]);
+            // The shell calls this one, too, and can do without.
+            let getcwd = json!({"names": ["getcwd"], "action": "SCMP_ACT_ERRNO"});
+            c["linux"]["seccomp"]["syscalls"].as_array_mut().expect("rules").push(getcwd);
+        });
+        if !nnp && kind() != Kind::Runw {
+            // Theirs call getcwd after the filter.
+            continue;
+        }
+        assert_eq!(Container::new(bundle).run().ok().out, "alive\n4\n", "noNewPrivileges {nnp}");
+    }
+}
+
+#[test]
 fn seccomp_kills() {
     let bundle = Bundle::sh("mkdir /tmp/x; echo status $?")
         .edit(|c| c["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", None, &["mkdir", "mkdirat"]));
