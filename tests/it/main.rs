@@ -17,6 +17,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod races;
 mod safety;
 mod terminal;
 mod unified;
