@@ -279,6 +279,26 @@ fn a_neighbour_cannot_keep_the_binary_for_later() {
     assert!(std::fs::read(runtime()).expect("the runtime's file") == before, "the runtime was overwritten");
 }
 
+/// The control of both: the same lines do overwrite a program that is not protected.
+#[test]
+fn an_unprotected_binary_is_overwritten_from_inside() {
+    let caps =
+        cap(&["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_KILL"]);
+    let c = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = caps.clone()));
+    // busybox looks at the beginning of its name.
+    let victim = c.bundle.path().join("busybox-victim");
+    std::fs::copy("/bin/busybox", &victim).expect("copy");
+    // A program of the host's in the container's pid namespace, as a runtime that joins it.
+    let joined = format!("--pid=/proc/{}/ns/pid", c.pid());
+    let mut nsenter = Command::new("nsenter");
+    let mut guest = spawn(nsenter.arg(joined).arg("--").arg(&victim).args(["sleep", "100"]));
+    let line = "until [ -n \"$p\" ]; do p=$(grep -lx busybox-victim /proc/[0-9]*/comm); p=${p%/comm}; done 2>/dev/null; \
+        exec 3<$p/exe; kill -9 ${p#/proc/}; until (echo broken >/proc/self/fd/3) 2>/dev/null; do :; done";
+    c.exec(&[], &["/bin/timeout", "20", "/bin/sh", "-c", line]).ok();
+    guest.wait();
+    assert_eq!(std::fs::read(&victim).expect("read"), b"broken\n");
+}
+
 #[test]
 fn a_wasm_init_cannot_be_overwritten_or_read() {
     if runw_only("wasm") {
