@@ -212,13 +212,15 @@ fn procfs() -> Result<OwnedFd> {
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     });
-    if let Ok(own) = own {
-        return Ok(own);
+    match own {
+        Err(Errno::PERM) => {}
+        other => return other.context("linux.sysctl: make a procfs"),
     }
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).context("open /proc")?;
-    if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
+    if rustix::fs::fstatfs(&proc).context("linux.sysctl: fstatfs of /proc")?.f_type as i64 != PROC_SUPER_MAGIC
+    {
         bail!("linux.sysctl: /proc is not a procfs");
     }
     Ok(proc)
