@@ -8,16 +8,18 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/runw/target
 RUNW := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/runw
 SKIPS := $(CARGO_TARGET_DIR)/skipped
+CONFORMANCE := python3 -B runtime-tools-conformance/tap_test.py && RUNW=$(RUNW) runtime-tools-conformance/run.py
 
 # libseccomp is linked into runw; all else builds the guests and root file systems of demo and tests, or is the
 # peer that they compare with (runc, crun).
 PACKAGES := libseccomp-dev pkg-config gcc libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
 	procps python3 python3-venv ca-certificates xz-utils
 
-.PHONY: help setup build demo test test-all clean
+.PHONY: help setup build demo test test-all conformance clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
+	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
 
 setup:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install rustup, it reads rust-toolchain.toml" >&2; exit 1; }
@@ -39,11 +41,15 @@ test: build
 	tests/guests/build.py >/dev/null
 	@rm -f $(SKIPS)
 	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
 	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
 
 test-all: export RUNW_TEST_LONG := 1
 test-all: test
+
+conformance: build
+	$(CONFORMANCE)
 
 clean:
 	cargo clean
