@@ -79,6 +79,23 @@ pub(super) struct Made {
     pub init: Init,
 }
 
+/// What is settled before anything is made.
+struct Decided<'a> {
+    bundle: &'a Bundle,
+    process: Process,
+    preserved: Preserved,
+    workload: Box<dyn Workload>,
+}
+
+impl Decided<'_> {
+    fn of<'a>(args: &Common, bundle: &'a Bundle, globals: &Globals) -> Result<Decided<'a>> {
+        let preserved = Preserved::find(args.preserve_fds)?;
+        let process = process(&bundle.spec, preserved)?;
+        let workload = choose(&process, bundle, globals)?;
+        Ok(Decided { bundle, process, preserved, workload })
+    }
+}
+
 /// Takes the id, makes the container, and takes everything back when that fails.
 pub(super) fn make(
     args: &Common,
@@ -87,9 +104,9 @@ pub(super) fn make(
     console: Option<OwnedFd>,
     globals: &Globals,
 ) -> Result<Made> {
-    let preserved = Preserved::find(args.preserve_fds)?;
+    let decided = Decided::of(args, bundle, globals)?;
     let mut entry = globals.root.reserve(id)?;
-    match fill(&mut entry, args, bundle, console, preserved, globals) {
+    match fill(&mut entry, args, decided, console, globals) {
         Ok(init) => Ok(Made { entry, init }),
         // What could not be removed must be found again.
         Err(error) if error.is::<LeftBehind>() => Err(error),
@@ -109,11 +126,11 @@ pub(super) fn make(
 fn fill(
     entry: &mut Entry,
     args: &Common,
-    bundle: &Bundle,
+    decided: Decided<'_>,
     console: Option<OwnedFd>,
-    preserved: Preserved,
     globals: &Globals,
 ) -> Result<Init> {
+    let Decided { bundle, process, preserved, mut workload } = decided;
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|l| l.cgroups_path().as_deref());
@@ -129,8 +146,7 @@ fn fill(
     entry.save()?;
     entry.keep_config(&bundle.config)?;
 
-    let process = process(spec, preserved)?;
-    let mut workload = choose(&process, bundle, globals)?;
+    workload.prepare()?;
     let record = entry.record.clone();
     let create = Create {
         id: &record.id,

@@ -17,9 +17,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
-    match common::status(&entry)? {
+    let (mut entry, status) = common::hold(globals, &args.id)?;
+    match status {
         Status::Created => {
             let spec = common::saved_spec(&entry)?;
             release(&mut entry, &spec)?;

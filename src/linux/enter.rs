@@ -68,8 +68,6 @@ impl Entering<'_> {
             _ => Granted::default(),
         };
         labels::apply(self.process, needs.in_process)?;
-        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
-        let may_set_groups = process::may_set_groups(proc.dir.as_fd())?;
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -83,7 +81,8 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, may_set_groups)?;
+        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
+        process::take_on(self.process, proc.dir.as_fd())?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
         self.close_all_but_needed(workload)?;

@@ -13,14 +13,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Bundle, ConsoleSocket, Container, Kind, Verdict, alive, cap, differs, nothing_left, run, runw_only,
-    script, skip, spawn, supervised, until,
+    script, skip, spawn, supervised, until, with_cache,
 };
 
 fn call_with_cache(command: &Command, cache: &Path) -> Command {
-    let line = r#"mkdir -p /var/cache/runw && mount --bind "$0" /var/cache/runw && exec "$@""#;
-    let mut shell = Command::new("unshare");
-    shell.args(["-m", "sh", "-c", line]).arg(cache).arg(command.get_program()).args(command.get_args());
-    shell
+    with_cache(command, &["--bind", cache.to_str().expect("utf-8")])
 }
 
 fn private_cache() -> tempfile::TempDir {
