@@ -62,6 +62,7 @@ def unpack(root):
     for d in ("bin", "sbin", "lib", "lib64"):
         if not (root / d).exists():
             (root / d).symlink_to(f"usr/{d}")
+    shutil.rmtree(root / "var/run", ignore_errors=True)
     (root / "var/run").symlink_to("/run")
     for link in LINKS:
         (root / link).unlink(missing_ok=True)

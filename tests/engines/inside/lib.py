@@ -15,8 +15,7 @@ class Failed(Exception):
 
 
 def check(name, **marks):
-    """Marks: `only` (the runtime that can be asked), `waits` (for what runw still fails here), `runc_fails` (why the
-    control cannot do it on every machine)."""
+    """Marks: `only` (the runtime that can be asked), `runc_fails` (why the control cannot)."""
     def add(function):
         CHECKS.append((name, function, marks))
         return function
@@ -65,16 +64,15 @@ def daemon(name, *argv):
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), after=None):
-    """Output of a command whose stdio is a terminal of `size`. `say` is typed once it has printed something, or `after`
-    seconds if nothing is to be printed before."""
+def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77)):
+    """Output of a command whose stdio is a terminal of `size`. `say` is typed when it prints `go`, or has printed nothing
+    for a second: the echo then has its place among the lines."""
     pid, master = pty.fork()
     if pid == 0:
         subprocess.run(["stty", "rows", str(size[0]), "cols", str(size[1])])
         os.execvp(argv[0], [str(a) for a in argv])
-    out, deadline, typed = b"", time.monotonic() + timeout, not say
-    due = time.monotonic() + (after or timeout)
-    while time.monotonic() < deadline:
+    out, began = b"", time.monotonic()
+    while time.monotonic() < began + timeout:
         if select.select([master], [], [], 0.1)[0]:
             try:
                 more = os.read(master, 4096)
@@ -83,9 +81,9 @@ def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), after=None):
             if not more:
                 break
             out += more
-        if not typed and (out or time.monotonic() > due):
+        if say and (re.search(rb"(^|\n)go\r", out) or not out and time.monotonic() > began + 1):
             os.write(master, say.encode())
-            typed = True
+            say = ""
     else:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
