@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """Makes the root file system that holds the engines, and prints its directory.
 
 Debian trixie's packages, unpacked and never configured, in a root of their own below $HOME/.cache/runw/engines. This

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """Drives runw by real engines and compares with what runc does under them.
 
     run.py [PART...] [--only WORD] [--runtime runw|runc]

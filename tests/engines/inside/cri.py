@@ -21,6 +21,7 @@ restrict_oom_score_adj = true
 default_runtime_name = "first"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.first]
 runtime_type = "io.containerd.runc.v2"
+pod_annotations = ["run.oci.*", "module.wasm.image/*"]
 options = {{ BinaryName = "{BINARY}" }}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wasm]
 runtime_type = "io.containerd.runc.v2"
@@ -168,6 +169,16 @@ def _():
 def _():
     with Pod("platform") as pod:
         return pod.output("wasm", image="localhost/wasm:latest")
+
+
+@check("a pod's annotation chooses for its containers, not for the sandbox", only="runw")
+def _():
+    with Pod("annotated", annotations={"run.oci.handler": "wasm"}) as pod:
+        expect(pod.output("wasm", image="localhost/wasm-linux:latest") == ["hello from wasm", "status 0"], str(pod.log("wasm")))
+        one = pod.create("native", "echo", "never")
+        said = refused("StartContainer", container_id=one)
+        expect("run.oci.handler" in said, said)
+    return "chosen"
 
 
 @check("a second handler, as a RuntimeClass names it")
