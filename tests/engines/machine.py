@@ -9,6 +9,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NAMESPACES = "--mount --uts --ipc --net --pid --cgroup".split()
 PR_SET_PDEATHSIG = 1
+# First processes of the machines that run: to kill them ends the machines.
+RUNNING = set()
 
 
 def hierarchies():
@@ -32,6 +34,7 @@ class Machine:
         try:
             self.make_cgroups()
             first = subprocess.Popen(argv, preexec_fn=self.enter, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env)
+            RUNNING.add(first)
             return first.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
@@ -39,6 +42,7 @@ class Machine:
             if first:
                 first.kill()
                 first.wait()
+                RUNNING.discard(first)
             self.clear()
 
     def make_cgroups(self):

@@ -7,7 +7,7 @@ A part (one file of inside/) runs in a machine of its own. Each check is run for
 tests/controls/engines, keyed by packages, kernel and the checks' own text. Where the key differs it is run again;
 CONTROL=1 runs and records it. RUNW is the binary under test.
 """
-import argparse, hashlib, json, os, platform, shutil, subprocess, sys, tempfile
+import argparse, hashlib, json, os, platform, shutil, signal, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def key(engines, part):
     """What the record of a control depends on."""
     names = set(" ".join((root.ENGINES, root.RUNTIMES, root.NETWORK)).split())
     packages = (line.rsplit("_", 1)[0].split("_") for line in (engines / "packages").read_text().splitlines())
-    text = b"".join((HERE / f).read_bytes() for f in ("images.py", "machine.sh", "inside/lib.py", f"inside/{part}.py"))
+    text = b"".join((HERE / f).read_bytes() for f in ("images.py", "machine.sh", "inside/lib.py", "inside/common.py", f"inside/{part}.py"))
     return {"kernel": platform.release(), "checks": hashlib.sha256(text).hexdigest()[:16],
             "packages": {name: version for name, version in packages if name in names}}
 
@@ -147,6 +147,14 @@ def main():
         return part, mine, {n: r for n, r in runc.items() if not args.only or n in mine}
 
     with ThreadPoolExecutor(2) as pool:
+        def stop(*_):
+            """What was made is removed all the same."""
+            pool.shutdown(wait=False, cancel_futures=True)
+            for first in list(machine.RUNNING):
+                first.kill()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         for part, mine, runc in pool.map(one, parts):
             for verdict, n in show(part, mine, runc).items():
                 total[verdict] += n

@@ -166,7 +166,7 @@ def _(e):
 def _(e):
     e.make("run", "-d", "-it", "--name", "attach", BUSYBOX, "sh", "-c", "read line; echo got $line; exit 7")
     # What podman's attach ends with is its own affair.
-    seen = on_terminal(*e.cli, "attach", "attach", say="typed\n", status=None)
+    seen = on_terminal(*e.cli, "attach", "attach", say="typed\n", status=None, silent=True)
     e("wait", "attach")
     seen += e.inspect("attach", ".State.ExitCode")
     e.remove("attach")

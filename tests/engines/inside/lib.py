@@ -64,9 +64,9 @@ def daemon(name, *argv):
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77)):
-    """Output of a command whose stdio is a terminal of `size`. `say` is typed when it prints `go`, or has printed nothing
-    for a second: the echo then has its place among the lines."""
+def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), silent=False):
+    """Output of a command whose stdio is a terminal of `size`. `say` is typed when it prints `go`, so that the echo has its
+    place among the lines, or after a second if it is `silent`."""
     pid, master = pty.fork()
     if pid == 0:
         subprocess.run(["stty", "rows", str(size[0]), "cols", str(size[1])])
@@ -81,7 +81,7 @@ def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77)):
             if not more:
                 break
             out += more
-        if say and (re.search(rb"(^|\n)go\r", out) or not out and time.monotonic() > began + 1):
+        if say and (re.search(rb"(^|\n)go\r", out) or silent and time.monotonic() > began + 1):
             os.write(master, say.encode())
             say = ""
     else:
@@ -121,16 +121,16 @@ def cgroups():
     return {str(Path(d).relative_to("/sys/fs/cgroup")) for d, _, _ in os.walk("/sys/fs/cgroup")}
 
 
-def processes(name):
-    """Pids of programs called `name`, in this machine's pid namespace."""
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and comm(p) == name]
+def processes(name, argument=""):
+    """Pids of programs called `name` with such an argument, in this machine's pid namespace."""
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and is_called(p, name, argument)]
 
 
-def comm(process):
+def is_called(process, name, argument):
     try:
-        return (process / "comm").read_text().strip()
-    except OSError:
-        return None
+        return (process / "comm").read_text().strip() == name and argument in (process / "cmdline").read_text()
+    except OSError: # it has ended
+        return False
 
 
 def lines(text):
