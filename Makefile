@@ -10,9 +10,9 @@ RUNW := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/runw
 SKIPS := $(CARGO_TARGET_DIR)/skipped
 CONFORMANCE := python3 -B runtime-tools-conformance/tap_test.py && RUNW=$(RUNW) runtime-tools-conformance/run.py
 
-# Real engines; `make test` drives runw by the first of them only.
+# Real engines; `make test` drives runw by the first two of them.
 ALL_PARTS := ctr cri podman docker
-PARTS ?= ctr
+PARTS ?= ctr cri
 
 # libseccomp is linked into runw; g++ builds libFuzzer; all else builds the guests and root file systems of demo and
 # tests, or is the peer that they compare with (runc, crun).

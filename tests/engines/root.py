@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """Makes the root file system that holds the engines, and prints its directory.
 
 Debian trixie's packages, unpacked and never configured, in a root of their own below $HOME/.cache/runw/engines. This
@@ -62,6 +62,7 @@ def unpack(root):
     for d in ("bin", "sbin", "lib", "lib64"):
         if not (root / d).exists():
             (root / d).symlink_to(f"usr/{d}")
+    shutil.rmtree(root / "var/run", ignore_errors=True)
     (root / "var/run").symlink_to("/run")
     for link in LINKS:
         (root / link).unlink(missing_ok=True)

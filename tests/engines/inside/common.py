@@ -22,7 +22,7 @@ FLAGS = [
     ("--pids-limit", ["--pids-limit", "6"], f"{LIMIT.format('pids', 'pids.max')}; for i in 1 2 3 4 5 6 7; do sleep 1 & done 2>/dev/null; echo not reached"),
     ("--read-only", ["--read-only"], "touch /x; touch /tmp/x && echo tmp; touch /dev/shm/x && echo shm"),
     ("--tmpfs", ["--tmpfs", "/scratch:size=1m,mode=1700", "--tmpfs", "/www"], "stat -c '%a' /scratch; df -k /scratch | tail -1 | awk '{print $2}'; grep -c ' /www tmpfs' /proc/mounts; ls /www"),
-    ("-v", ["-v", "/tmp/host:/in", "-v", "/tmp/host:/ro:ro"], "cat /in/file; touch /ro/x; grep -E ' /(in|ro) ' /proc/mounts | awk '{print $2, $4}'"),
+    ("-v", ["-v", "/tmp/host:/in", "-v", "/tmp/host:/ro:ro"], "cat /in/file; touch /ro/x; grep -E ' /(in|ro) ' /proc/mounts | awk '{print $2, $4}' | sort"),
     ("-v of a named volume", ["-v", "named:/www"], "cat /www/index.html; touch /www/x && echo writable"),
     ("-v with propagation", ["-v", "/tmp/shared:/in:rslave"], "awk '$5 == \"/in\" {print $7 ~ /master/}' /proc/self/mountinfo"),
     ("--cap-drop", ["--cap-drop", "all", "--cap-add", "net_bind_service"], "grep Cap /proc/self/status; chown 1 /www"),
@@ -115,7 +115,7 @@ def _(e):
 
 @common("run on a terminal of its caller's size")
 def _(e):
-    return on_terminal(*e.argv("run", "--rm", "-it", BUSYBOX, "sh", "-c", "tty; stty size; read line; echo got $line; exit 4"), say="typed\n", status=4)
+    return on_terminal(*e.argv("run", "--rm", "-it", BUSYBOX, "sh", "-c", "tty; stty size; echo go; read line; echo got $line; exit 4"), say="typed\n", status=4)
 
 
 @common("run with standard input")
@@ -148,7 +148,7 @@ def _(e):
 @common("exec on a terminal")
 def _(e):
     e.detached("exectty")
-    seen = on_terminal(*e.cli, "exec", "-it", "exectty", "sh", "-c", "tty; stty size; read line; echo got $line; exit 6", say="typed\n", status=6)
+    seen = on_terminal(*e.cli, "exec", "-it", "exectty", "sh", "-c", "tty; stty size; echo go; read line; echo got $line; exit 6", say="typed\n", status=6)
     e.remove("exectty")
     return seen
 
@@ -166,7 +166,7 @@ def _(e):
 def _(e):
     e.make("run", "-d", "-it", "--name", "attach", BUSYBOX, "sh", "-c", "read line; echo got $line; exit 7")
     # What podman's attach ends with is its own affair.
-    seen = on_terminal(*e.cli, "attach", "attach", say="typed\n", after=1, status=None)
+    seen = on_terminal(*e.cli, "attach", "attach", say="typed\n", status=None, silent=True)
     e("wait", "attach")
     seen += e.inspect("attach", ".State.ExitCode")
     e.remove("attach")

@@ -21,6 +21,7 @@ restrict_oom_score_adj = true
 default_runtime_name = "first"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.first]
 runtime_type = "io.containerd.runc.v2"
+pod_annotations = ["run.oci.*", "module.wasm.image/*"]
 options = {{ BinaryName = "{BINARY}" }}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wasm]
 runtime_type = "io.containerd.runc.v2"
@@ -170,6 +171,16 @@ def _():
         return pod.output("wasm", image="localhost/wasm:latest")
 
 
+@check("a pod's annotation chooses for its containers, not for the sandbox", only="runw")
+def _():
+    with Pod("annotated", annotations={"run.oci.handler": "wasm"}) as pod:
+        expect(pod.output("wasm", image="localhost/wasm-linux:latest") == ["hello from wasm", "status 0"], str(pod.log("wasm")))
+        one = pod.create("native", "echo", "never")
+        said = refused("StartContainer", container_id=one)
+        expect("run.oci.handler" in said, said)
+    return "chosen"
+
+
 @check("a second handler, as a RuntimeClass names it")
 def _():
     with Pod("second", handler="wasm") as pod:
@@ -207,7 +218,7 @@ def _():
     with Pod("late") as pod:
         one = pod.run("c", "sh", "-c", LOOP)
         said = refused("ExecSync", container_id=one, cmd=["sleep", "777"], timeout=1)
-        until("it was killed", lambda: not [p for p in processes("sleep") if b"777" in Path(f"/proc/{p}/cmdline").read_bytes()])
+        until("it was killed", lambda: not processes("sleep", "777"))
         expect(status(one).status.state == RUNNING, "the container outlives it")
         return said.partition(":")[2].split(":")[0]
 

@@ -171,17 +171,18 @@ def _():
 @check("attach to a running container")
 def _():
     on_terminal("ctr", "run", "-d", "-t", "--runc-binary", BINARY, BUSYBOX, "attach", "sh", "-c", "while ! read line; do :; done; echo got $line; exit 7")
-    seen = on_terminal("ctr", "task", "attach", "attach", say="typed\n", after=1, status=7)
+    seen = on_terminal("ctr", "task", "attach", "attach", say="typed\n", status=7, silent=True)
     remove("attach")
     return seen
 
 
 @check("create, start and list, the runtime being what is called runc in PATH")
 def _():
+    expect(sh("runc", "--version").startswith(RUNTIME), "another runtime is called runc")
     ctr("container", "create", BUSYBOX, "create", "sleep", "100")
     seen = [str(task("create"))]
     ctr("task", "start", "-d", "create")
-    seen += [task("create")[1], "runw's state" if RUNTIME == "runc" or (STATE / "create/state.json").exists() else "none"]
+    seen.append(task("create")[1])
     ctr("task", "delete", "-f", "create", status=None)
     ctr("container", "rm", "create")
     return [*seen, str(task("create"))]
@@ -212,15 +213,11 @@ def _():
 @check("kill all processes of a container without a pid namespace")
 def _():
     detached("all", "sh", "-c", "sleep 999 & sleep 998", options=["--with-ns", "pid:/proc/1/ns/pid"])
-    until("the child is there", lambda: sleeps("999"))
+    until("the child is there", lambda: processes("sleep", "999"))
     ctr("task", "kill", "--all", "-s", "SIGKILL", "all")
-    until("both have ended", lambda: not sleeps("999") and not sleeps("998"))
+    until("both have ended", lambda: not processes("sleep", "999") and not processes("sleep", "998"))
     remove("all")
     return "both ended"
-
-
-def sleeps(seconds):
-    return [p for p in processes("sleep") if f"sleep\0{seconds}" in Path(f"/proc/{p}/cmdline").read_text()]
 
 
 @check("pause and resume")
@@ -284,7 +281,7 @@ def _():
                options=["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--remap-labels"])
 
 
-@check("checkpoint and restore", waits="checkpoint and restore are being built on branch verbs")
+@check("checkpoint and restore")
 def _():
     detached("check", "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.1; done")
     ctr("container", "checkpoint", "--task", "--rw", "check", "localhost/checkpoint:one")

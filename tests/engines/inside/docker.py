@@ -8,14 +8,14 @@ from lib import IMAGES, cgroups, check, daemon, expect, fails, mounts, processes
 
 WASM = "localhost/wasm-linux:latest"
 # runc is there without being named.
-CONFIG = {"exec-opts": ["native.cgroupdriver=cgroupfs"], "live-restore": True, "bip": "10.98.0.1/16", "log-level": "warn", "experimental": True, "default-runtime": RUNTIME,
+CONFIG = {"exec-opts": ["native.cgroupdriver=cgroupfs"], "live-restore": True, "log-level": "warn", "experimental": True, "default-runtime": RUNTIME,
           "runtimes": {"runw": {"path": "/usr/local/bin/runw"}, "runw-args": {"path": "/usr/local/bin/runw", "runtimeArgs": ["--debug"]}}}
 docker = common.Engine(["docker"], making=["--runtime", RUNTIME])
 common.checks(docker)
 
 
 def start_dockerd():
-    one = daemon("dockerd", "dockerd", "--containerd", "/run/containerd/containerd.sock")
+    one = daemon("dockerd", "dockerd", "--bip", "10.98.0.1/16", "--containerd", "/run/containerd/containerd.sock")
     until("dockerd answers", lambda: subprocess.run(["docker", "version"], capture_output=True).returncode == 0)
     return one
 
@@ -148,7 +148,7 @@ def _():
     return seen
 
 
-@check("checkpoint and restore", waits="checkpoint and restore are being built on branch verbs")
+@check("checkpoint and restore")
 def _():
     docker.detached("check", "i=0; echo up; while :; do i=$((i+1)); echo $i; sleep 0.1; done", ["--security-opt", "seccomp=unconfined"])
     until("it counts", lambda: "3" in docker("logs", "check").split())
@@ -179,6 +179,24 @@ def _():
     docker.remove("wasm")
     expect(seen == "143", seen)
     return "lived"
+
+
+@check("a wasm image of platform wasi/wasm, in dockerd's containerd image store", only="runw")
+def _():
+    Path("/tmp/store.json").write_text(json.dumps({**CONFIG, "features": {"containerd-snapshotter": True}, "live-restore": False}))
+    socket = "unix:///run/store.sock"
+    store = daemon("store", "dockerd", "--config-file", "/tmp/store.json", "--host", socket, "--data-root", "/var/lib/store", "--exec-root", "/run/store",
+                   "--pidfile", "/run/store.pid", "--bridge", "none", "--iptables=false", "--containerd", "/run/containerd/containerd.sock", "--containerd-namespace", "store")
+    cli = ["docker", "--host", socket]
+    until("dockerd answers", lambda: subprocess.run([*cli, "version"], capture_output=True).returncode == 0)
+    try:
+        sh(*cli, "load", "-i", IMAGES / "wasm.oci.tar")
+        seen = sh(*cli, "run", "--rm", "--network", "none", "--runtime", "runw", "--platform", "wasi/wasm", "localhost/wasm:latest")
+        expect(seen == "hello from wasm\n", seen)
+        return seen
+    finally:
+        store.terminate()
+        store.wait()
 
 
 @check("nothing is left behind")

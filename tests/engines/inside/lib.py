@@ -15,8 +15,7 @@ class Failed(Exception):
 
 
 def check(name, **marks):
-    """Marks: `only` (the runtime that can be asked), `waits` (for what runw still fails here), `runc_fails` (why the
-    control cannot do it on every machine)."""
+    """Marks: `only` (the runtime that can be asked), `runc_fails` (why the control cannot)."""
     def add(function):
         CHECKS.append((name, function, marks))
         return function
@@ -65,16 +64,15 @@ def daemon(name, *argv):
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), after=None):
-    """Output of a command whose stdio is a terminal of `size`. `say` is typed once it has printed something, or `after`
-    seconds if nothing is to be printed before."""
+def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), silent=False):
+    """Output of a command whose stdio is a terminal of `size`. `say` is typed when it prints `go`, so that the echo has its
+    place among the lines, or after a second if it is `silent`."""
     pid, master = pty.fork()
     if pid == 0:
         subprocess.run(["stty", "rows", str(size[0]), "cols", str(size[1])])
         os.execvp(argv[0], [str(a) for a in argv])
-    out, deadline, typed = b"", time.monotonic() + timeout, not say
-    due = time.monotonic() + (after or timeout)
-    while time.monotonic() < deadline:
+    out, began = b"", time.monotonic()
+    while time.monotonic() < began + timeout:
         if select.select([master], [], [], 0.1)[0]:
             try:
                 more = os.read(master, 4096)
@@ -83,9 +81,9 @@ def on_terminal(*argv, say="", status=0, timeout=30, size=(33, 77), after=None):
             if not more:
                 break
             out += more
-        if not typed and (out or time.monotonic() > due):
+        if say and (re.search(rb"(^|\n)go\r", out) or silent and time.monotonic() > began + 1):
             os.write(master, say.encode())
-            typed = True
+            say = ""
     else:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -123,16 +121,16 @@ def cgroups():
     return {str(Path(d).relative_to("/sys/fs/cgroup")) for d, _, _ in os.walk("/sys/fs/cgroup")}
 
 
-def processes(name):
-    """Pids of programs called `name`, in this machine's pid namespace."""
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and comm(p) == name]
+def processes(name, argument=""):
+    """Pids of programs called `name` with such an argument, in this machine's pid namespace."""
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and is_called(p, name, argument)]
 
 
-def comm(process):
+def is_called(process, name, argument):
     try:
-        return (process / "comm").read_text().strip()
-    except OSError:
-        return None
+        return (process / "comm").read_text().strip() == name and argument in (process / "cmdline").read_text()
+    except OSError: # it has ended
+        return False
 
 
 def lines(text):
