@@ -88,33 +88,39 @@ impl Entering<'_> {
             labels::selinux_at_exec(self.process, self.proc_self()?)?;
         }
         self.attributes.apply()?;
+        fds::close_on_exec_from(self.first_free_fd)?;
+        let in_cwd = process::enter_cwd(self.process)?;
         if !no_new_privileges {
+            // A profile may forbid what closes descriptors (Docker's before 2021 knows no close_range), and a native
+            // program, the only kind that comes here, opens no more of them. It may forbid getcwd(2) just as well.
+            self.close_all_but_needed(workload)?;
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, &self.attributes.caps, self.proc_self()?)?;
-        fds::close_on_exec_from(self.first_free_fd)?;
+        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd)?;
+        if self.dumpable {
+            sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
+        }
         workload.ready(granted)?;
         if needs.in_process {
             // Only now: under the container's label neither we nor the kernel could read or map compiled code.
             labels::selinux_now(self.process, self.proc_self()?)?;
         }
-        self.close_all_but_needed(workload)?;
+        self.area = self.proc.take().map(|proc| proc.area);
         if no_new_privileges {
+            self.close_all_but_needed(workload)?;
             // As late as can be: the less the process still has to do, the tighter the profile may be.
             self.load_filter()?;
         }
         Ok(())
     }
 
-    /// While it waits the process holds nothing that leads out of the container: not our procfs handles, not those
-    /// that libraries keep (pathrs caches a procfs of its own).
-    fn close_all_but_needed(&mut self, workload: &dyn Workload) -> Result<()> {
-        self.area = self.proc.take().map(|proc| proc.area);
-        let keep: Vec<RawFd> = workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).collect();
-        if self.dumpable {
-            sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
-        }
+    /// While it waits the process holds nothing that leads out of the container: not what libraries keep (pathrs caches
+    /// a procfs of its own), and our procfs handles no longer than they are needed.
+    fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
+        let ours = self.proc.iter().flat_map(|proc| [proc.dir.as_raw_fd(), proc.fd.as_raw_fd()]);
+        let keep: Vec<RawFd> =
+            workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }
 
@@ -141,17 +147,15 @@ impl Entering<'_> {
     /// or here when the workload runs in this process; without it the error goes to the workload's stderr, as runc's
     /// init says it. Returns only on failure, or with the guest's status.
     pub fn run(&mut self, workload: &mut dyn Workload, talk: Option<OwnedFd>) -> Result<i32> {
-        let keep: Vec<RawFd> =
-            workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
         let told = |error: &anyhow::Error| match &talk {
             Some(talk) => report(talk.as_fd(), error),
             None => report(rustix::stdio::stderr(), error),
         };
         if !workload.needs().in_process {
-            // All of them are close-on-exec already; a profile that forbids this call takes nothing away.
-            let _ = fds::close_all_but(self.first_free_fd, &keep);
             return workload.run().inspect_err(told);
         }
+        let keep: Vec<RawFd> =
+            workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
         self.become_guest(&keep).inspect_err(told)?;
         // End of file is what says "it runs".
         drop(talk);

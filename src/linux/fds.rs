@@ -49,7 +49,7 @@ impl Preserved {
 }
 
 /// Everything from `first` becomes close-on-exec. A process of ours has such descriptors only, but one of its
-/// caller's may not be (CVE-2024-21626), and the calls below may be forbidden later by a seccomp profile.
+/// caller's may not be (CVE-2024-21626).
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     sys::close_on_exec_from(first).context("mark descriptors close-on-exec")
 }

@@ -79,21 +79,27 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
     }
 }
 
-/// Identity, capabilities and directory, the last things before the workload's own.
-pub fn take_on(process: &Process, caps: &Caps, proc_self: BorrowedFd<'_>) -> Result<()> {
+/// Goes to `process.cwd` as root, since the user may be unable to reach it by path. False when that is forbidden
+/// (NFS with root_squash, FUSE): then the user may, as in runc.
+pub fn enter_cwd(process: &Process) -> Result<bool> {
+    let entered = change_directory(process.cwd())?;
+    if entered {
+        verify_cwd()?;
+    }
+    Ok(entered)
+}
+
+/// Identity and capabilities, the last things before the workload's own.
+pub fn take_on(process: &Process, caps: &Caps, proc_self: BorrowedFd<'_>, in_cwd: bool) -> Result<()> {
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
-    // As root first, since the user may be unable to reach it by path; again afterwards when that fails (NFS with
-    // root_squash, FUSE), as runc does.
-    let entered = change_directory(process.cwd())?;
     fix_stdio_owner(process.user().uid())?;
     set_ids(process, proc_self)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
-    if !entered && !change_directory(process.cwd())? {
+    if !in_cwd && !enter_cwd(process)? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
     }
-    verify_cwd()?;
     caps.apply()
 }
 
@@ -206,13 +212,15 @@ fn procfs() -> Result<OwnedFd> {
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     });
-    if let Ok(own) = own {
-        return Ok(own);
+    match own {
+        Err(Errno::PERM) => {}
+        other => return other.context("linux.sysctl: make a procfs"),
     }
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).context("open /proc")?;
-    if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
+    if rustix::fs::fstatfs(&proc).context("linux.sysctl: fstatfs of /proc")?.f_type as i64 != PROC_SUPER_MAGIC
+    {
         bail!("linux.sysctl: /proc is not a procfs");
     }
     Ok(proc)

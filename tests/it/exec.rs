@@ -19,6 +19,23 @@ fn process_file(c: &Container, process: &serde_json::Value) -> PathBuf {
 }
 
 #[test]
+fn a_process_file_may_be_a_pipe() {
+    let c = up();
+    let pipe = c.bundle.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("mkfifo");
+    let text = json!({"args": ["/bin/echo", "piped"], "cwd": "/"}).to_string();
+    // Opening it waits for the reader.
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, text)
+    });
+    let out = run(&mut c.exec_command(&["--process", pipe.to_str().expect("utf-8")], &[])).ok().out;
+    writer.join().expect("the writer").expect("write to the pipe");
+    assert_eq!(out, "piped\n");
+}
+
+#[test]
 fn output_and_exit_status() {
     let c = up();
     for code in [0, 1, 42, 126, 255] {

@@ -18,6 +18,7 @@ mod mounts;
 mod namespaces;
 mod netdev;
 mod process;
+mod races;
 mod safety;
 mod spec_support;
 mod terminal;

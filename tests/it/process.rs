@@ -1,9 +1,11 @@
 //! What `process` says of the program: ids, capabilities, limits, seccomp, environment. The program itself is asked
 //! through its /proc/self/status.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, cap, differs, kind, nothing_left};
+use crate::harness::{Bundle, Container, Kind, cap, differs, kind, nothing_left, run, runw_only};
 
 const STATUS: &str = "cat /proc/self/status";
 
@@ -31,6 +33,31 @@ fn user_and_groups() {
 fn no_groups_of_the_caller_remain() {
     let status = status_of(Bundle::sh(STATUS));
     assert!(["", "0"].contains(&field(&status, "Groups")), "{status}");
+}
+
+/// In a user namespace that its maker may not give groups (user_namespaces(7)) setgroups(2) fails for everybody:
+/// no harm where none are asked for.
+#[test]
+fn where_groups_are_denied_only_none_can_be_had() {
+    if runw_only("a container without a user namespace of its own in another") {
+        return;
+    }
+    let run_denied = |groups: &[u32]| {
+        let c = Container::new(Bundle::sh("cat /proc/self/setgroups; id -u").edit(|c| {
+            c["process"]["user"]["additionalGids"] = json!(groups);
+            // devpts has gid 5, and a sysfs wants a network of its own: neither is to be had here.
+            c["mounts"]
+                .as_array_mut()
+                .expect("mounts")
+                .retain(|m| m["type"] == "proc" || m["type"] == "tmpfs");
+        }));
+        let command = c.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-U", "-r", "-m"]).arg(command.get_program()).args(command.get_args());
+        run(unshare.arg(c.bundle.path()).arg(&c.id))
+    };
+    assert_eq!(run_denied(&[]).ok().out, "deny\n0\n");
+    run_denied(&[5]).refused(&["process.user.additionalGids", "rootless"]);
 }
 
 #[test]
@@ -125,6 +152,25 @@ fn seccomp_filters_with_and_without_new_privileges() {
         }));
         assert_eq!(field(&status, "Seccomp"), "2");
         assert!(status.contains("Operation not supported") || status.contains("Not supported"), "{status}");
+    }
+}
+
+#[test]
+fn a_filter_forbids_what_only_the_runtime_would_call() {
+    // Docker's profiles before 2021 know no close_range; runtime-tools forbids getcwd.
+    for nnp in [true, false] {
+        let bundle = Bundle::sh("echo alive; ls /proc/self/fd | wc -l").edit(|c| {
+            c["process"]["noNewPrivileges"] = json!(nnp);
+            c["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", None, &["close_range"]);
+            // The shell calls this one, too, and can do without.
+            let getcwd = json!({"names": ["getcwd"], "action": "SCMP_ACT_ERRNO"});
+            c["linux"]["seccomp"]["syscalls"].as_array_mut().expect("rules").push(getcwd);
+        });
+        if !nnp && kind() != Kind::Runw {
+            // Theirs call getcwd after the filter.
+            continue;
+        }
+        assert_eq!(Container::new(bundle).run().ok().out, "alive\n4\n", "noNewPrivileges {nnp}");
     }
 }
 
