@@ -208,10 +208,10 @@ fn agrees(wanted: &str, there: &str) -> Result<()> {
     let there: Vec<Line<'_>> = there.lines().filter_map(Line::parse).collect();
     for text in wanted.lines() {
         let line = Line::parse(text).with_context(|| format!("{text:?} is no line of a schemata file"))?;
-        let found = there.iter().filter(|other| other.resource == line.resource);
+        let mut found = there.iter().filter(|other| other.resource == line.resource);
         let same =
             |other: &Line<'_>| line.values.iter().all(|(id, value)| other.values.get(id) == Some(value));
-        if !found.into_iter().any(same) {
+        if !found.any(same) {
             bail!("it does not have {text:?}");
         }
     }
