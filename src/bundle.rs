@@ -4,6 +4,7 @@
 
 mod attributes;
 mod checks;
+mod labels;
 mod lenient;
 mod namespaces;
 mod nul;
@@ -45,13 +46,22 @@ impl Bundle {
         let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
-        let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
-        unsupported::unknown_platform(&bytes).with_context(|| name.clone())?;
-        settle(&mut spec, &mut warnings);
-        checks::spec(&spec).context(name)?;
+        let (spec, warnings) = accept(&bytes).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;
         Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
     }
+}
+
+/// What a config.json says, if all of it can be honoured, and what must be said about it.
+pub fn accept(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
+    let (mut spec, mut warnings): (Spec, _) = parse(bytes)?;
+    unsupported::unknown_platform(bytes)?;
+    if let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) {
+        lenient::monitoring(bytes, rdt)?;
+    }
+    settle(&mut spec, &mut warnings);
+    checks::spec(&spec)?;
+    Ok((spec, warnings))
 }
 
 /// A config.json that `create` has accepted before, read again: nothing is checked twice, nothing said twice.

@@ -51,6 +51,14 @@ pub struct Entering<'a> {
 }
 
 impl Entering<'_> {
+    fn proc_self(&self) -> Result<BorrowedFd<'_>> {
+        Ok(self.proc.as_ref().context("internal: no procfs handle")?.dir.as_fd())
+    }
+
+    pub fn join_session_keyring(&self, id: &str) -> Result<()> {
+        labels::with_label_of_keys(self.process, self.proc_self()?, || process::join_session_keyring(id))
+    }
+
     fn no_new_privileges(&self, workload: &dyn Workload) -> bool {
         self.process.no_new_privileges().unwrap_or(false) || workload.needs().in_process
     }
@@ -67,7 +75,7 @@ impl Entering<'_> {
             },
             _ => Granted::default(),
         };
-        labels::apply(self.process, needs.in_process)?;
+        labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -75,6 +83,9 @@ impl Entering<'_> {
         }
         if no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("process.noNewPrivileges")?;
+        }
+        if !needs.in_process {
+            labels::selinux_at_exec(self.process, self.proc_self()?)?;
         }
         self.attributes.apply()?;
         fds::close_on_exec_from(self.first_free_fd)?;
@@ -86,12 +97,15 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
-        process::take_on(self.process, proc.dir.as_fd(), in_cwd)?;
+        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd)?;
         if self.dumpable {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }
         workload.ready(granted)?;
+        if needs.in_process {
+            // Only now: under the container's label neither we nor the kernel could read or map compiled code.
+            labels::selinux_now(self.process, self.proc_self()?)?;
+        }
         self.area = self.proc.take().map(|proc| proc.area);
         if no_new_privileges {
             self.close_all_but_needed(workload)?;

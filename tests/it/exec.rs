@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::{
-    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, spawn_with_stdin, until,
+    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, skip, spawn_with_stdin, until,
 };
 
 fn up() -> Container {
@@ -355,4 +355,36 @@ fn a_frozen_container_refuses() {
 
 fn c_freezer() -> bool {
     std::path::Path::new("/sys/fs/cgroup/freezer").exists()
+}
+
+/// A label that this host cannot give is an error, as in runc; never a process without one.
+#[test]
+fn profiles_and_labels_of_modules_that_are_off() {
+    if std::path::Path::new("/sys/module/apparmor").exists()
+        || std::path::Path::new("/sys/fs/selinux").exists()
+    {
+        return skip("this kernel has a security module of the kind");
+    }
+    if differs(Kind::Crun, "1.8 has words of its own") {
+        return;
+    }
+    let c = up();
+    let process = |field: &str| {
+        let mut process = c.bundle.config["process"].clone();
+        process[field] = json!("x");
+        process_file(&c, &process)
+    };
+    let label = "selinux label is specified in config, but selinux is disabled or not supported";
+    for out in [
+        c.exec(&["--process-label", "x"], &["/bin/true"]),
+        c.exec(&["--process", process("selinuxLabel").to_str().expect("UTF-8")], &[]),
+    ] {
+        assert!(out.code != 0 && out.err.contains(label), "{out:?}");
+    }
+    for out in [
+        c.exec(&["--apparmor", "x"], &["/bin/true"]),
+        c.exec(&["--process", process("apparmorProfile").to_str().expect("UTF-8")], &[]),
+    ] {
+        assert!(out.code != 0 && out.err.contains("apparmor"), "{out:?}");
+    }
 }
