@@ -1,9 +1,10 @@
 //! What is opened with the host's eyes: the root, the sources of bind mounts and, for a user namespace, device nodes,
 //! each as a detached tree. Without privilege the child opens them itself.
 //!
-//! The root and id-mapped sources are opened before the child exists, the other binds by the child at their turn. With a
-//! user namespace all is opened in the child's mount namespace, on the copies that the kernel locked when it made that: a clone of a host's mount carries no lock, and the container's
-//! root could make it writable or look under it (mount_namespaces(7); runc: mountSourceOpenTree).
+//! The root and id-mapped sources are opened before the child exists, the other binds by the child at their turn. With
+//! a user namespace all is opened in the child's mount namespace, on the copies that the kernel locked when it made
+//! that: a clone of a host's mount carries no lock, and the container's root could make it writable or look under it
+//! (mount_namespaces(7); runc: mountSourceOpenTree).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
