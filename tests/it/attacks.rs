@@ -640,7 +640,8 @@ fn exec_into_a_container_that_forged_its_proc() {
     let out = c.exec(&["--user", "1000", "--additional-gids", "5"], &["/bin/sh", "-c", &show]).ok().out;
     assert_eq!(out, format!("0 5\n{}", "deny\n".repeat(5)));
     let socket = ConsoleSocket::new(c.bundle.path());
-    let out = c.exec(&["--tty", "--console-socket", text_of(&socket.path)], &["/bin/true"]);
+    let flags = ["--detach", "--tty", "--console-socket", text_of(&socket.path)];
+    let out = c.exec(&flags, &["/bin/true"]);
     assert!(out.code == 255 && out.err.contains("/dev/pts"), "{out:?}");
     assert_eq!(c.status(), "running");
 }
