@@ -12,7 +12,7 @@ use super::{CgroupManager, Globals};
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
-use crate::linux::{confine, lifecycle, sys, terminal};
+use crate::linux::{confine, lifecycle, rdt, sys, terminal};
 use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 use crate::{bundle, log};
@@ -140,6 +140,11 @@ pub fn destroy(entry: Entry) -> Result<()> {
         (None, _) => {}
     }
     let spec = saved_spec(&entry);
+    let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
+    // Without resctrl there is no group of it left either; without an init none was made.
+    if let (Some(_), Ok(Some(rdt))) = (entry.record.init, rdt::find(&entry.record.id, linux)) {
+        rdt.remove()?;
+    }
     let state = hook_state(&entry.record, Status::Stopped, None);
     let directory = entry.record.bundle.clone();
     entry.remove()?;

@@ -202,7 +202,7 @@ fn tell(args: &Args, running: &Running) -> Result<()> {
 fn process(args: &Args, spec: &Spec, preserved: Preserved) -> Result<Process> {
     let mut process = match &args.process {
         Some(path) => {
-            let (process, warnings) = bundle::parse_process(&bundle::read_json(path)?)
+            let (process, warnings) = bundle::parse_process(&bundle::read_argument(path)?)
                 .with_context(|| format!("--process {}", path.display()))?;
             warnings.iter().for_each(|warning| log::warn(warning));
             inherit(process, spec)

@@ -2,6 +2,7 @@
 
 pub mod about;
 mod attributes;
+mod capabilities;
 pub mod cgroup;
 pub mod confine;
 pub mod create;
@@ -15,8 +16,11 @@ mod init;
 mod labels;
 pub mod lifecycle;
 mod namespaces;
+mod netdev;
+mod netlink;
 mod pid1;
 mod process;
+pub mod rdt;
 mod rootfs;
 pub mod seal;
 mod seccomp;

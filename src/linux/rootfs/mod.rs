@@ -6,6 +6,7 @@ mod copy;
 mod devices;
 mod idmap;
 mod inside;
+mod label;
 mod mount;
 pub mod options;
 mod protect;
@@ -19,7 +20,8 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-pub use mount::{read_only_view, without_effect};
+pub use label::Label;
+pub use mount::{mount_of_kind, read_only_view, without_effect};
 pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
 
@@ -36,6 +38,8 @@ pub struct Root<'a> {
     pub no_pivot: bool,
     pub user_namespace: bool,
     pub cgroup_namespace: bool,
+    /// Of what is mounted anew.
+    pub label: Option<Label<'a>>,
 }
 
 /// The root once it is mounted, before pivot_root.
@@ -139,7 +143,7 @@ impl Root<'_> {
             .with_context(|| format!("make {} a slave", point.display()))?;
             if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
                 // Locked by a user namespace: cover it instead, as runc does.
-                let cover = mount::empty_tmpfs()?;
+                let cover = mount::empty_tmpfs(self.label)?;
                 cover.attach(open_directory(&point)?.as_fd())?;
             }
         }
