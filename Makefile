@@ -8,6 +8,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/runw/target
 RUNW := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/runw
 SKIPS := $(CARGO_TARGET_DIR)/skipped
+CONFORMANCE := python3 -B runtime-tools-conformance/tap_test.py && RUNW=$(RUNW) runtime-tools-conformance/run.py
 
 # Real engines; `make test` drives runw by the first two of them.
 ALL_PARTS := ctr cri podman docker
@@ -18,11 +19,12 @@ PARTS ?= ctr cri
 PACKAGES := libseccomp-dev pkg-config gcc g++ libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
 	procps python3 python3-venv ca-certificates xz-utils
 
-.PHONY: help setup build demo test test-all test-engines fuzz replay clean
+.PHONY: help setup build demo test test-all test-engines conformance fuzz replay clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
 	@echo "make test-engines   containerd, the CRI, podman and Docker drive runw (PARTS=\"ctr cri podman docker\")"
+	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
 	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
 
 setup:
@@ -49,6 +51,7 @@ test: build
 	@rm -f $(SKIPS)
 	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
 	RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/engines/run.py $(PARTS) || status=$$?; \
+	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
 	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
 
@@ -67,6 +70,9 @@ test-engines: PARTS := $(ALL_PARTS)
 test-engines: build
 	tests/guests/build.py >/dev/null
 	RUNW=$(RUNW) tests/engines/run.py $(PARTS)
+
+conformance: build
+	$(CONFORMANCE)
 
 clean:
 	cargo clean

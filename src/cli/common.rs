@@ -9,13 +9,13 @@ use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupManager, Globals};
+use crate::bundle;
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
 use crate::linux::{confine, lifecycle, rdt, sys, terminal};
 use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
-use crate::{bundle, log};
 
 pub fn driver(globals: &Globals) -> Driver {
     match globals.cgroup_manager {
@@ -152,9 +152,7 @@ pub fn destroy(entry: Entry) -> Result<()> {
     let Ok(spec) = spec else { return Ok(()) };
     let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
     let directory = directory.is_dir().then_some(directory);
-    if let Err(error) = hooks::run("poststop", poststop, &state, Place::host(directory.as_deref())) {
-        log::warn(&format!("{error:#}"));
-    }
+    hooks::run_poststop(poststop, &state, Place::host(directory.as_deref()));
     Ok(())
 }
 

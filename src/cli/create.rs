@@ -162,7 +162,8 @@ fn fill(
         no_new_keyring: args.no_new_keyring,
         hook_state: &|status, pid| common::hook_state(&record, status, pid),
     };
-    let pidfd_socket = args.pidfd_socket.as_deref().map(terminal::connect).transpose()?;
+    let pidfd_socket =
+        args.pidfd_socket.as_deref().map(terminal::connect).transpose().context("--pidfd-socket")?;
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
 }
@@ -248,7 +249,7 @@ impl Console {
             Some(_) if !terminal || !detach => {
                 bail!("cannot use console socket if runw will not detach or allocate tty")
             }
-            Some(path) => Ok(Console::Socket(terminal::connect(path)?)),
+            Some(path) => Ok(Console::Socket(terminal::connect(path).context("--console-socket")?)),
             None if terminal => {
                 let (ours, theirs) = terminal::pair()?;
                 Ok(Console::Own(ours, theirs))

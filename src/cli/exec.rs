@@ -193,7 +193,8 @@ fn enter(
 
 fn tell(args: &Args, running: &Running) -> Result<()> {
     if let Some(path) = &args.pidfd_socket {
-        common::send_pidfd(&terminal::connect(path)?, running.process)?;
+        let socket = terminal::connect(path).context("--pidfd-socket")?;
+        common::send_pidfd(&socket, running.process)?;
     }
     args.pid_file.as_deref().map_or(Ok(()), |path| common::write_pid_file(path, running.process.pid))
 }

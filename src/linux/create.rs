@@ -242,7 +242,9 @@ pub fn send_listener(
         "state": state,
     });
     let context = || format!("linux.seccomp.listenerPath: {}", path.display());
-    let socket = terminal::connect(path).with_context(context)?;
+    let socket = terminal::connect(path)
+        .context("failed to connect with seccomp agent specified in the seccomp profile")
+        .with_context(context)?;
     terminal::send_master(socket.as_fd(), listener.as_fd(), &document.to_string()).with_context(context)
 }
 

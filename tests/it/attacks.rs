@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Bundle, ConsoleSocket, Container, Kind, Verdict, alive, cap, differs, nothing_left, run, runw_only,
-    script, spawn, supervised, until, with_cache,
+    script, skip, spawn, supervised, until, with_cache,
 };
 
 fn call_with_cache(command: &Command, cache: &Path) -> Command {
@@ -545,6 +545,43 @@ fn a_wasm_container_leaves_nothing_in_its_image() {
     assert_eq!(tree(&c.bundle.rootfs()), before);
 }
 
+/// A container with cgroups of its own, on every hierarchy.
+fn with_cgroups(text: &str) -> Bundle {
+    Bundle::sh(text).namespace("cgroup", None).edit(|c| {
+        let mounts = c["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|m| m["destination"] != "/sys/fs/cgroup");
+        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+    })
+}
+
+/// On v1 a frozen process does not even die of SIGKILL, and a container may freeze itself where nobody looks.
+#[test]
+fn a_container_that_freezes_itself_dies_all_the_same() {
+    if differs(Kind::Runc, "1.1.5 thaws the container's own cgroup only")
+        || differs(Kind::Crun, "1.8 was never seen to do better")
+    {
+        return;
+    }
+    if !Path::new("/sys/fs/cgroup/freezer").exists() {
+        skip("v2 kills what is frozen");
+        return;
+    }
+    let text = "cd /sys/fs/cgroup/freezer && mkdir -p a/b && echo 1 >a/b/cgroup.procs && echo FROZEN >a/b/freezer.state";
+    for how in [&["kill", "KILL"][..], &["kill", "--all", "KILL"], &["delete", "--force"]] {
+        let c = Container::up(with_cgroups(text));
+        let state = c.cgroup("freezer").join("a/b/freezer.state");
+        until("it is frozen", || std::fs::read_to_string(&state).is_ok_and(|text| text.trim() == "FROZEN"));
+        let mut words = how.to_vec();
+        words.insert(if how[0] == "kill" { how.len() - 1 } else { how.len() }, &c.id);
+        c.call(&words).ok();
+        if how[0] == "kill" {
+            c.wait_stopped();
+            c.delete().ok();
+        }
+        nothing_left(&c);
+    }
+}
+
 /// A container that may make cgroups makes them deeper than a path is long: it dies, and is deleted, as any other.
 #[test]
 fn cgroups_without_end() {
@@ -553,12 +590,7 @@ fn cgroups_without_end() {
     }
     let dig = "cd /sys/fs/cgroup/pids && i=0; n=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; \
         while [ $i -lt 90 ]; do mkdir $n && cd -P $n || break; i=$((i+1)); done; (echo 0 >cgroup.procs; exec sleep 100) & echo dug $i; wait";
-    let bundle = Bundle::sh(dig).namespace("cgroup", None).edit(|c| {
-        let mounts = c["mounts"].as_array_mut().expect("mounts");
-        mounts.retain(|m| m["destination"] != "/sys/fs/cgroup");
-        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
-    });
-    let c = Container::up(bundle);
+    let c = Container::up(with_cgroups(dig));
     c.wait_out("dug");
     assert!(c.out().contains("dug 90"), "{}", c.out());
     assert!(c.call(&["ps", "--format", "json", &c.id]).ok().out.matches(',').count() >= 1);
@@ -566,4 +598,27 @@ fn cgroups_without_end() {
     c.wait_stopped();
     c.delete().ok();
     nothing_left(&c);
+}
+
+/// A running container has put files of its own where a procfs was, and a fifo where terminals came from.
+#[test]
+fn exec_into_a_container_that_forged_its_proc() {
+    if runw_only("such a promise: the peers need a /proc") {
+        return;
+    }
+    let files =
+        "self/setgroups self/attr/exec self/attr/apparmor/exec thread-self/attr/exec self/oom_score_adj";
+    let text = format!(
+        "mount -t tmpfs none /proc && mkdir -p /proc/self/attr/apparmor /proc/thread-self/attr && \
+         for f in {files}; do echo deny >/proc/$f; done; umount /dev/pts && mkfifo /dev/pts/ptmx && echo up; exec sleep 100"
+    );
+    let c = Container::up(Bundle::sh(&text).edit(|c| c["process"]["capabilities"] = cap(&["CAP_SYS_ADMIN"])));
+    c.wait_out("up");
+    let show = format!("id -G; cd /proc; cat {files}");
+    let out = c.exec(&["--user", "1000", "--additional-gids", "5"], &["/bin/sh", "-c", &show]).ok().out;
+    assert_eq!(out, format!("0 5\n{}", "deny\n".repeat(5)));
+    let socket = ConsoleSocket::new(c.bundle.path());
+    let out = c.exec(&["--tty", "--console-socket", text_of(&socket.path)], &["/bin/true"]);
+    assert!(out.code == 255 && out.err.contains("/dev/pts"), "{out:?}");
+    assert_eq!(c.status(), "running");
 }

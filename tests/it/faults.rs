@@ -162,6 +162,7 @@ const TOLERATED: &[&str] = &[
     "umask",
     "geteuid",
     "getpid",
+    "prlimit64",
     // Sizes of buffers, and what std does to find them.
     "statx",
     "lseek",

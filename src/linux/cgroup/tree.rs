@@ -34,6 +34,20 @@ pub fn pids(dir: &Path) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// Writes to the file `name` of `dir` and of all cgroups below it.
+pub fn write_all(dir: &Path, name: &str, value: &str) -> Result<()> {
+    let enter = |here: BorrowedFd<'_>| {
+        let written = rustix::fs::openat(here, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::io::write(&file, value.as_bytes()));
+        match written {
+            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let walked = walk(dir, enter, |_, _| Ok(()));
+    walked.with_context(|| format!("write {value} to each {name} of cgroup {}", dir.display()))
+}
+
 fn read(dir: BorrowedFd<'_>, name: &str) -> io::Result<String> {
     let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = String::new();
