@@ -4,6 +4,7 @@
 
 mod attributes;
 mod checks;
+mod idmap;
 mod labels;
 mod lenient;
 mod namespaces;
@@ -59,7 +60,7 @@ pub fn accept(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
     if let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) {
         lenient::monitoring(bytes, rdt)?;
     }
-    settle(&mut spec, &mut warnings);
+    settle(&mut spec, &mut warnings)?;
     checks::spec(&spec)?;
     Ok((spec, warnings))
 }
@@ -67,7 +68,7 @@ pub fn accept(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
 /// A config.json that `create` has accepted before, read again: nothing is checked twice, nothing said twice.
 pub fn reload(path: &Path) -> Result<Spec> {
     let (mut spec, mut warnings): (Spec, _) = parse(&read_json(path)?)?;
-    settle(&mut spec, &mut warnings);
+    settle(&mut spec, &mut warnings)?;
     Ok(spec)
 }
 
@@ -169,7 +170,11 @@ fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 /// Gives the spellings that engines use for one thing one form, so that nobody after us meets the others.
-fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
+fn settle(spec: &mut Spec, warnings: &mut Vec<String>) -> Result<()> {
+    let maps =
+        spec.linux().as_ref().map(|linux| (linux.uid_mappings().clone(), linux.gid_mappings().clone()));
+    let (uids, gids) = maps.unwrap_or_default();
+    let container = (uids.as_deref().unwrap_or_default(), gids.as_deref().unwrap_or_default());
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         let destination = mount.destination();
         if destination.is_relative() && !destination.as_os_str().is_empty() {
@@ -179,8 +184,9 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
             warnings.push(format!("mounts[{index}].destination {destination:?}: {text}"));
             mount.set_destination(absolute);
         }
+        idmap::settle(mount, container).with_context(|| format!("mounts[{index}]"))?;
     }
-    let Some(linux) = spec.linux_mut() else { return };
+    let Some(linux) = spec.linux_mut() else { return Ok(()) };
     if let Some(flags) =
         linux.personality().as_ref().and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty())
     {
@@ -204,6 +210,7 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
         namespaces
     });
     linux.set_namespaces(namespaces);
+    Ok(())
 }
 
 fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {

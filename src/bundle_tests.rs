@@ -176,7 +176,7 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/mounts/0/options", json!(["bind"])), ("/mounts/0/uidMappings", map(0, 0, 1))], "must have both uid and gid mappings"),
         (vec![("/mounts/0/options", json!(["bind"])), ("/mounts/0/uidMappings", map(0, 0, 1)), ("/mounts/0/gidMappings", map(0, 0, 0))],
             "mounts[0]: gidMappings: [0].size must not be 0"),
-        (vec![("/mounts/0/options", json!(["bind", "idmap=uids=0-1-2"]))], "mounts[0]: option \"idmap=uids=0-1-2\" is not supported"),
+        (vec![("/mounts/0/options", json!(["bind", "idmap=uids=0-1"]))], "mounts[0]: option \"idmap=uids=0-1\": \"0-1\" is not a mapping"),
         (vec![("/hooks", json!({"poststop": [{"path": "x"}]}))], "hooks.poststop[0]: path \"x\" must be absolute"),
         (vec![("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}))], "hooks.prestart[0]: timeout 0"),
         (vec![("/vm", json!({"kernel": {"path": "/x"}}))], "vm"),

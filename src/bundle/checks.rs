@@ -83,7 +83,6 @@ fn mounts(spec: &Spec) -> Result<()> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{index}]");
         ensure!(!mount.destination().as_os_str().is_empty(), "{field}.destination must not be empty");
-        unsupported::mount(mount).with_context(|| field.clone())?;
         namespaces::mount(mount, spec.linux().as_ref()).context(field)?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 //! believes in a limit or a label that is not there. Who builds one removes it here and in `cli::features`.
 
 use anyhow::{Result, bail};
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::Spec;
 
 pub fn platforms(spec: &Spec) -> Result<()> {
     refuse(&[
@@ -21,15 +21,6 @@ pub fn unknown_platform(json: &[u8]) -> Result<()> {
     }
     let document: serde_json::Value = serde_json::from_slice(json)?;
     refuse(&[("freebsd", document.get("freebsd").is_some())])
-}
-
-/// crun's `idmap=uids=..;gids=..`, which says in a word of its own what the mount's mappings say.
-pub fn mount(mount: &Mount) -> Result<()> {
-    let inline = |word: &String| word.starts_with("idmap=") || word.starts_with("ridmap=");
-    match mount.options().iter().flatten().find(|word| inline(word)) {
-        Some(word) => bail!("option {word:?} is not supported, give uidMappings and gidMappings"),
-        None => Ok(()),
-    }
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<()> {

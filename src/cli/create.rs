@@ -115,9 +115,7 @@ pub(super) fn make(
             // The error at hand is the one to be told; what stays behind is `delete --force`'s.
             let _ = entry.remove();
             let poststop = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            if let Err(error) = hooks::run("poststop", poststop, &state, Place::host(Some(&bundle.dir))) {
-                log::warn(&format!("{error:#}"));
-            }
+            hooks::run_poststop(poststop, &state, Place::host(Some(&bundle.dir)));
             Err(error)
         }
     }

@@ -181,7 +181,7 @@ fn enter(
         process,
         linux: spec.linux().as_ref(),
         seccomp_cache: &globals.root.seccomp_cache(),
-        seccomp_state: &|pid| common::hook_state(&entry.record, Status::Running, Some(pid)),
+        seccomp_state: &|| common::hook_state(&entry.record, Status::Running, Some(init.pid)),
         init,
         cgroup: &cgroup,
         sub_cgroups: &args.cgroup,

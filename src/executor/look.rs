@@ -64,7 +64,9 @@ impl<'a> View<'a> {
 
     pub fn of_bundle(root: BorrowedFd<'a>, bundle: &Path, mounts: &[Mount], masked: &[String]) -> View<'a> {
         let mut view = View { root, covered: Vec::new() };
-        for mount in mounts {
+        // A remount covers nothing: it changes what is there.
+        let remount = |mount: &&Mount| mount.options().iter().flatten().any(|option| option == "remount");
+        for mount in mounts.iter().filter(|mount| !remount(mount)) {
             let source = bind_source(mount).map(|(path, deep)| (bundle.join(path), deep));
             view.cover(mount.destination(), source);
         }

@@ -77,7 +77,7 @@ pub fn create(
     }
     for mount in create.spec.mounts().iter().flatten() {
         let context = || format!("mount {}", mount.destination().display());
-        for word in rootfs::without_effect(mount).with_context(context)? {
+        for word in rootfs::without_effect(mount) {
             log::warn(&format!("{}: option {word:?} has no effect", context()));
         }
     }
@@ -234,13 +234,15 @@ pub fn send_listener(
     let seccomp = seccomp.context("linux.seccomp is missing")?;
     let path = seccomp.listener_path().as_deref().context("linux.seccomp.listenerPath is missing")?;
     let state: serde_json::Value = serde_json::from_slice(state)?;
-    let document = serde_json::json!({
+    let mut document = serde_json::json!({
         "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],
         "pid": spawned.process.pid,
-        "metadata": seccomp.listener_metadata().as_deref().unwrap_or_default(),
         "state": state,
     });
+    if let Some(metadata) = seccomp.listener_metadata().as_deref().filter(|text| !text.is_empty()) {
+        document["metadata"] = metadata.into();
+    }
     let context = || format!("linux.seccomp.listenerPath: {}", path.display());
     let socket = terminal::connect(path)
         .context("failed to connect with seccomp agent specified in the seccomp profile")

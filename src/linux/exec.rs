@@ -28,8 +28,8 @@ pub struct Exec<'a> {
     pub linux: Option<&'a Linux>,
     /// Where compiled profiles are kept.
     pub seccomp_cache: &'a Path,
-    /// The runtime-spec State document, with the process's pid, for a seccomp agent.
-    pub seccomp_state: &'a dyn Fn(i32) -> Vec<u8>,
+    /// The container's State document for a seccomp agent: the pid in it is init's, as in runc.
+    pub seccomp_state: &'a dyn Fn() -> Vec<u8>,
     /// The container's init, whose namespaces are joined.
     pub init: seam::Process,
     pub cgroup: &'a Cgroup,
@@ -185,7 +185,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
         match message.tag {
             Tag::Look => create::send_found(spawned, message.fd, workload)?,
             Tag::SeccompListener => {
-                let state = (exec.seccomp_state)(spawned.process.pid);
+                let state = (exec.seccomp_state)();
                 create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }

@@ -174,7 +174,7 @@ fn enter_root(
         channel.expect(Tag::Go)?;
     }
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
-        let state = (create.hook_state)(Status::Creating, Some(own_pid_on_host()?));
+        let state = (create.hook_state)(Status::Creating, Some(own_pid()));
         let env = create.process.env().as_deref();
         let place =
             Place { directory: Some(create.rootfs), env: Some(env.unwrap_or_default()), while_alive: None };
@@ -191,10 +191,9 @@ fn enter_root(
     Ok(())
 }
 
-/// The pid the engine knows: before pivot_root the host's procfs still says it.
-fn own_pid_on_host() -> Result<i32> {
-    let link = rustix::fs::readlink("/proc/self", Vec::new()).context("read /proc/self")?;
-    link.to_str().ok().and_then(|text| text.parse().ok()).context("/proc/self names no pid")
+/// config.md, "POSIX-platform Hooks": a hook in the container's namespaces is told the pid that is seen there.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 fn set_names(create: &Create<'_>) -> Result<()> {
@@ -223,8 +222,7 @@ fn start_hooks(create: &Create<'_>) -> Result<()> {
     if list.is_none() {
         return Ok(());
     }
-    // Runs in the container, where only the container's own pid means something; runc says `created` and its pid.
-    let state = (create.hook_state)(Status::Created, Some(rustix::process::getpid().as_raw_nonzero().get()));
+    let state = (create.hook_state)(Status::Created, Some(own_pid()));
     let env = create.process.env().as_deref().unwrap_or_default();
     let place = Place { env: Some(env), ..Place::default() };
     hooks::run("startContainer", list, &state, place)

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, differs, kind, nothing_left, run, skip, until};
+use crate::harness::{Bundle, Container, Kind, differs, kind, nothing_left, run, runw_only, skip, until};
 
 fn limited(resources: Value) -> Bundle {
     Bundle::sh("exec sleep 100").edit(|c| {
@@ -275,4 +275,148 @@ fn fork_bombs_end_with_delete() {
     until("lit", || c.out().contains("lit"));
     c.call(&["delete", "--force", &c.id]).ok();
     nothing_left(&c);
+}
+
+/// What the kernel has of the default devices, whatever the configuration says of others: runc's list.
+#[test]
+fn the_default_devices_are_runc_s() {
+    if no_v1("devices") || differs(Kind::Crun, "1.8 has a list of its own") {
+        return;
+    }
+    const DEFAULT: [&str; 11] = [
+        "b *:* m",
+        "c *:* m",
+        "c 10:200 rwm",
+        "c 136:* rwm",
+        "c 1:3 rwm",
+        "c 1:5 rwm",
+        "c 1:7 rwm",
+        "c 1:8 rwm",
+        "c 1:9 rwm",
+        "c 5:0 rwm",
+        "c 5:2 rwm",
+    ];
+    for devices in [
+        json!([]),
+        json!([{"allow": false, "access": "rwm"}]),
+        json!([{"allow": false, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]),
+    ] {
+        let c = Container::up(limited(json!({"devices": devices})));
+        let list = c.limit("devices", "devices.list");
+        let mut lines: Vec<&str> = list.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, DEFAULT, "{devices}");
+    }
+    let c = Container::up(limited(json!({"devices": [{"allow": true, "access": "rwm"}]})));
+    assert_eq!(c.limit("devices", "devices.list"), "a *:* rwm");
+}
+
+#[test]
+fn cpu_burst_and_idle() {
+    if differs(Kind::Runc, "1.1.5 knows neither") || differs(Kind::Crun, "1.8 knows no burst") {
+        return;
+    }
+    if no_v1("cpu") || !std::path::Path::new("/sys/fs/cgroup/cpu/cpu.idle").exists() {
+        return;
+    }
+    let burst = json!({"cpu": {"quota": 50_000, "period": 100_000, "burst": 20_000, "idle": 0}});
+    let c = Container::up(limited(burst));
+    assert_eq!(c.limit("cpu", "cpu.cfs_burst_us"), "20000");
+    let c = Container::up(limited(json!({"cpu": {"idle": 1}})));
+    assert_eq!(c.limit("cpu", "cpu.idle"), "1");
+    let mut c = Container::new(limited(json!({"cpu": {"quota": 50_000, "burst": 60_000}})));
+    // The kernel judges the two together.
+    c.create_with(&[]).refused(&["linux.resources.cpu."]);
+    nothing_left(&c);
+}
+
+/// A limit of a controller that this machine lacks is named, and v2's own keys are none of v1's.
+#[test]
+fn limits_that_cannot_be_set_are_named() {
+    if runw_only("names of fields in its messages") {
+        return;
+    }
+    let all = [
+        (
+            "hugetlb",
+            json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}),
+            "linux.resources.hugepageLimits[2MB]",
+        ),
+        ("rdma", json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "linux.resources.rdma[mlx5_1]"),
+        (
+            "net_prio",
+            json!({"network": {"priorities": [{"name": "lo", "priority": 3}]}}),
+            "linux.resources.network.priorities",
+        ),
+    ];
+    for (controller, resources, field) in all {
+        if std::path::Path::new("/sys/fs/cgroup").join(controller).exists() {
+            continue;
+        }
+        let mut c = Container::new(limited(resources));
+        c.create_with(&[]).refused(&[field, controller]);
+        nothing_left(&c);
+    }
+    for (unified, words) in [
+        (json!({"pids.max": "5"}), &["linux.resources.unified", "cgroup v1"][..]),
+        (json!({"../pids.max": "5"}), &["linux.resources.unified", "no slashes"]),
+        (json!({"/etc/x.y": "5"}), &["linux.resources.unified", "no slashes"]),
+    ] {
+        if no_v1("pids") {
+            return;
+        }
+        let mut c = Container::new(limited(json!({"unified": unified})));
+        c.create_with(&[]).refused(words);
+        nothing_left(&c);
+    }
+}
+
+#[test]
+fn a_frozen_cgroup_is_refused() {
+    if no_v1("freezer") || differs(Kind::Crun, "1.8 joins it, and hangs") {
+        return;
+    }
+    let mut c = Container::new(Bundle::sh("exec sleep 100"));
+    let dir = c.cgroup("freezer");
+    std::fs::create_dir_all(&dir).expect("a cgroup");
+    std::fs::write(dir.join("freezer.state"), "FROZEN").expect("freeze");
+    let out = c.create_with(&[]);
+    assert_eq!(out.code, 1, "{out:?}");
+    assert!(out.err.contains("frozen"), "{out:?}");
+    if kind() == Kind::Runw {
+        out.refused(&["container's cgroup unexpectedly frozen", "freezer"]);
+        // It is not ours, so it stays as it was.
+        assert_eq!(c.limit("freezer", "freezer.state"), "FROZEN");
+    }
+    let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
+    let _ = std::fs::remove_dir(&dir);
+    nothing_left(&c);
+}
+
+#[test]
+fn an_empty_cgroup_that_is_there_is_used_and_removed() {
+    if no_v1("pids") {
+        return;
+    }
+    let c = Container::new(limited(json!({"pids": {"limit": 7}})));
+    std::fs::create_dir_all(c.cgroup("pids").join("old/one")).expect("a cgroup");
+    let mut c = c;
+    c.create().start();
+    assert_eq!(c.limit("pids", "pids.max"), "7");
+    c.call(&["delete", "--force", &c.id]).ok();
+    nothing_left(&c);
+}
+
+/// Before that limits were dropped without a word.
+#[test]
+fn without_cgroups_limits_are_warned_of() {
+    if runw_only("a manager that is disabled") {
+        return;
+    }
+    for (resources, warned) in [(json!({"pids": {"limit": 7}}), true), (json!({}), false)] {
+        let c = Container::new(limited(resources).edit(|c| c["process"]["args"] = json!(["/bin/true"])));
+        let mut command = c.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
+        let out = run(command.arg(c.bundle.path()).arg(&c.id)).ok();
+        assert_eq!(out.err.contains("linux.resources: no limit is set"), warned, "{out:?}");
+    }
 }

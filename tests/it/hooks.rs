@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, differs, kind, nothing_left, script, until};
+use crate::harness::{Bundle, Container, Kind, differs, kind, nothing_left, runw_only, script, until};
 
 const KINDS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -202,4 +202,158 @@ fn a_hook_may_use_the_network_namespace_by_pid() {
         );
     }
     assert!(out.out.contains("dummy7"), "{out:?}");
+}
+
+/// config.md: a hook in the container's namespaces is told the pid that is seen there, one outside the host's.
+#[test]
+fn each_hook_is_told_a_pid_of_its_own_namespace() {
+    if differs(Kind::Crun, "1.8 tells none or 0 inside") {
+        return;
+    }
+    let mut c = Container::new(logging_bundle());
+    c.create();
+    let pid = c.pid();
+    c.start();
+    until("startContainer", || c.bundle.path().join("log/startContainer.json").exists());
+    until("its state", || {
+        std::fs::read_to_string(c.bundle.path().join("log/order")).is_ok_and(|t| t.contains("program"))
+    });
+    for (name, wanted) in
+        [("prestart", pid), ("createRuntime", pid), ("createContainer", 1), ("startContainer", 1)]
+    {
+        assert_eq!(state_given(&c, name)["pid"], wanted, "{name}");
+    }
+    c.call(&["delete", "--force", &c.id]).ok();
+    assert!(state_given(&c, "poststop")["pid"].as_i64().unwrap_or(0) == 0);
+}
+
+/// In the bundle, in the container's root before it is entered, and where the program will be.
+#[test]
+fn the_directory_of_each() {
+    if differs(Kind::Crun, "1.8 has its own places") {
+        return;
+    }
+    let mut c = Container::new(Bundle::sh("exec sleep 100"));
+    let log = c.bundle.path().join("log");
+    let outside = |name: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} $(pwd) >>{}", log.display())]}]);
+    c.bundle.config["process"]["cwd"] = json!("/tmp");
+    c.bundle.config["hooks"] = json!({
+        "prestart": outside("prestart"), "createRuntime": outside("createRuntime"),
+        "createContainer": outside("createContainer"), "poststart": outside("poststart"), "poststop": outside("poststop"),
+        "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "pwd >/where"]}],
+    });
+    c.bundle.save();
+    let bundle = c.bundle.path().to_str().expect("utf-8").to_owned();
+    c.create().start();
+    let where_inside = c.bundle.rootfs().join("where");
+    until("startContainer", || std::fs::read_to_string(&where_inside).is_ok_and(|t| !t.is_empty()));
+    assert_eq!(std::fs::read_to_string(where_inside).expect("where"), "/tmp\n");
+    c.call(&["delete", "--force", &c.id]).ok();
+    let text = std::fs::read_to_string(&log).expect("the log");
+    let wanted = [
+        format!("prestart {bundle}"),
+        format!("createRuntime {bundle}"),
+        format!("createContainer {bundle}/rootfs"),
+        format!("poststart {bundle}"),
+        format!("poststop {bundle}"),
+    ];
+    if kind() == Kind::Runw {
+        assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+    } else {
+        // runc runs them where it was called, which engines make the bundle.
+        assert!(text.contains(&wanted[2]), "{text}");
+    }
+}
+
+/// runtime.md, step 13: the others run all the same, and the container is gone.
+#[test]
+fn every_poststop_hook_runs_whatever_became_of_the_one_before() {
+    if differs(Kind::Runc, "1.1 stops at the first") {
+        return;
+    }
+    let bundle = Bundle::sh("true");
+    let log = bundle.path().join("log");
+    let say = |word: &str, status: u8| json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word} >>{}; echo why {word} >&2; exit {status}", log.display())]});
+    let hooks = json!({"poststop": [say("one", 3), {"path": "/no/such/hook"}, say("three", 0)]});
+    let mut c = Container::new(bundle.edit(|c| c["hooks"] = hooks));
+    c.create().start();
+    c.wait_stopped();
+    let out = c.delete().ok();
+    assert_eq!(std::fs::read_to_string(&log).expect("the log"), "one\nthree\n");
+    if kind() == Kind::Runw {
+        for words in [
+            "poststop hook #0: exit status 3, stdout: , stderr: why one",
+            "poststop hook #1: start /no/such/hook",
+        ] {
+            assert!(out.err.contains(words), "{out:?}");
+        }
+    }
+    nothing_left(&c);
+}
+
+#[test]
+fn a_failing_poststart_hook_stops_the_container() {
+    if runw_only("poststart hooks in start") {
+        return;
+    }
+    let bundle = Bundle::sh("exec sleep 100").edit(|c| {
+        c["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", "echo said; exit 9"]}]});
+    });
+    let mut c = Container::new(bundle);
+    c.create();
+    c.call(&["start", &c.id]).refused(&["poststart hook #0", "exit status 9, stdout: said"]);
+    c.wait_stopped();
+    c.delete().ok();
+    nothing_left(&c);
+}
+
+/// What a hook says is nobody's output; of one that fails the error tells it.
+#[test]
+fn what_a_hook_says_is_told_when_it_fails() {
+    if differs(Kind::Crun, "1.8 lets it write to its own output") {
+        return;
+    }
+    for name in ["prestart", "createRuntime", "createContainer", "startContainer"] {
+        let quiet = Container::new(one_hook(
+            name,
+            json!({"path": "/bin/sh", "args": ["sh", "-c", "echo loud; echo louder >&2"]}),
+        ));
+        let out = quiet.run().ok();
+        assert_eq!((out.out.as_str(), out.err.as_str()), ("ran\n", ""), "{name}");
+        let failing = Container::new(one_hook(
+            name,
+            json!({"path": "/bin/sh", "args": ["sh", "-c", "echo loud; echo louder >&2; exit 5"]}),
+        ));
+        let out = failing.run();
+        assert_ne!(out.code, 0, "{name}: {out:?}");
+        for words in ["exit status 5", "stdout: loud", "stderr: louder"] {
+            assert!(out.err.contains(words), "{name}: {words:?} is not in {out:?}");
+        }
+        assert!(!out.out.contains("ran"), "{name}: {out:?}");
+    }
+}
+
+/// The hook is killed, as by runc and crun, and not waited for longer than that by a process it left behind.
+#[test]
+fn a_timeout_ends_the_hook_and_not_what_it_left_behind() {
+    if differs(Kind::Runc, "1.1 waits for all that hold the hook's pipes") {
+        return;
+    }
+    let bundle = Bundle::sh("true");
+    let left = bundle.path().join("left");
+    let script = format!("sleep 31.7 & echo $! >{}; sleep 32.7", left.display());
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1});
+    let mut c = Container::new(bundle.edit(|c| c["hooks"] = json!({"createRuntime": [hook]})));
+    let began = std::time::Instant::now();
+    let out = c.create_with(&[]);
+    assert!(out.code == 1 || kind() == Kind::Crun, "{out:?}");
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    if kind() == Kind::Runw {
+        out.refused(&["createRuntime hook #0", "hook ran past specified timeout of 1.0s"]);
+    }
+    let pid = std::fs::read_to_string(left).expect("a pid").trim().parse().expect("a pid");
+    assert!(crate::harness::alive(pid));
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill what is left");
+    nothing_left(&c);
 }

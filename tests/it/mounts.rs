@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, cap, differs, id_map, kind, nothing_left, run};
+use crate::harness::{Bundle, Container, Kind, cap, differs, id_map, kind, nothing_left, run, runw_only};
 
 /// One line of /proc/self/mountinfo as the container sees it.
 struct Mount {
@@ -74,49 +74,6 @@ fn nothing_of_the_host_is_mounted() {
         let fine = allowed.iter().any(|a| at == *a || (*a != "/" && at.starts_with(&format!("{a}/"))));
         assert!(fine, "{line}");
     }
-}
-
-#[test]
-fn devices_and_links_of_every_container() {
-    let out = mounts_of(Bundle::sh(
-        "for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; \
-         for l in fd stdin stdout stderr ptmx; do echo $l $(readlink /dev/$l); done",
-    ));
-    let numbers = ["null 1:3", "zero 1:5", "full 1:7", "random 1:8", "urandom 1:9", "tty 5:0"];
-    for (line, number) in out.lines().zip(numbers) {
-        let (name, numbers) = number.split_once(' ').expect("two words");
-        assert_eq!(line, format!("/dev/{name} character special file {numbers} 666"));
-    }
-    for link in [
-        "fd /proc/self/fd",
-        "stdin /proc/self/fd/0",
-        "stdout /proc/self/fd/1",
-        "stderr /proc/self/fd/2",
-        "ptmx pts/ptmx",
-    ] {
-        assert!(out.lines().any(|l| l == link), "{link} is not in {out}");
-    }
-}
-
-#[test]
-fn devices_of_the_configuration() {
-    let out = mounts_of(Bundle::sh("stat -c '%F %t:%T %a %u:%g' /dev/mine /dev/sub/dir/blk /dev/pipe").edit(|c| {
-        c["linux"]["devices"] = json!([
-            {"path": "/dev/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 7, "gid": 8},
-            {"path": "/dev/sub/dir/blk", "type": "b", "major": 7, "minor": 3, "fileMode": 0o600, "uid": 0, "gid": 0},
-            {"path": "/dev/pipe", "type": "p", "fileMode": 0o622},
-        ]);
-    }));
-    assert_eq!(
-        out,
-        "character special file a:e5 640 7:8\nblock special file 7:3 600 0:0\nfifo 0:0 622 0:0\n"
-    );
-}
-
-#[test]
-fn a_device_in_a_user_namespace_is_bound() {
-    let bundle = Bundle::sh("echo x >/dev/null && head -c3 /dev/zero | wc -c").user_namespace();
-    assert_eq!(Container::new(bundle).run().ok().out.trim(), "3");
 }
 
 #[test]
@@ -588,4 +545,340 @@ fn mountinfo_has_the_order_of_the_configuration() {
     let points: Vec<&str> =
         text.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with("/m/")).collect();
     assert_eq!(points, places);
+}
+
+/// The caller's mounts round one call of the runtime: `line` sees the bundle as $0.
+fn with_mounts(line: &str, c: &Container) -> crate::harness::Out {
+    let command = c.run_command(&[]);
+    run(Command::new("unshare")
+        .args(["-m", "sh", "-ec", &format!("{line}\nexec \"$@\"")])
+        .arg(c.bundle.path())
+        .arg(command.get_program())
+        .args(command.get_args()))
+}
+
+/// What the host's mount had when the user namespace copied it is locked: words add to it, and cannot take from it.
+#[test]
+fn a_user_namespace_keeps_the_flags_of_a_bind_s_source() {
+    if differs(Kind::Runc, "1.1 asks for less than is locked, and fails")
+        || differs(Kind::Crun, "1.8 loses them")
+    {
+        return;
+    }
+    let line = r#"mount -t tmpfs -o ro,nosuid,nodev,noexec s "$0/d""#;
+    for (options, refused) in
+        [(&["bind", "nosymfollow"][..], false), (&["bind", "ro"], false), (&["bind", "rw"], true)]
+    {
+        let bundle = Bundle::sh(MOUNTS).user_namespace();
+        std::fs::create_dir(bundle.rootfs().join("d")).expect("a mount point");
+        let dir = bundle.outside("d");
+        let c = Container::new(bundle.bind(&dir, "/d", options));
+        let out = with_mounts(line, &c);
+        if refused {
+            out.refused(&["mount /d", "set mount attributes"]);
+        } else {
+            has(&mount_at(&out.ok().out, "/d").options, &["ro", "nosuid", "nodev", "noexec"]);
+        }
+        nothing_left(&c);
+    }
+}
+
+/// kubelet's volumes: only the host's root may go there, the container's may use what is bound.
+#[test]
+fn a_source_that_the_user_namespace_cannot_reach() {
+    if differs(Kind::Crun, "1.8 cannot") {
+        return;
+    }
+    let bundle = Bundle::sh("cat /vol/f /file; echo new >/vol/new; ls /vol").user_namespace();
+    std::fs::create_dir(bundle.rootfs().join("vol")).expect("a mount point");
+    std::fs::write(bundle.rootfs().join("file"), "").expect("a mount point");
+    let closed = bundle.outside("closed");
+    std::fs::create_dir(closed.join("vol")).expect("mkdir");
+    std::fs::write(closed.join("vol/f"), "in the volume\n").expect("write");
+    std::fs::write(closed.join("file"), "a file\n").expect("write");
+    std::os::unix::fs::chown(closed.join("vol"), Some(100_000), Some(100_000)).expect("chown");
+    std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).expect("chmod");
+    let c = Container::new(bundle.bind(&closed.join("vol"), "/vol", &["rbind"]).bind(
+        &closed.join("file"),
+        "/file",
+        &["bind", "ro"],
+    ));
+    assert_eq!(c.run().ok().out, "in the volume\na file\nf\nnew\n");
+    assert_eq!(std::fs::metadata(closed.join("vol/new")).expect("stat").uid(), 100_000);
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    if differs(Kind::Crun, "1.8 does not look") {
+        return;
+    }
+    let bundle = Bundle::sh("stat -c '%a %u' /tmp /var /private /new")
+        .mount("/tmp", "tmpfs", Path::new("t"), &["nosuid"])
+        .mount("/var", "tmpfs", Path::new("t"), &["size=64k"])
+        .mount("/private", "tmpfs", Path::new("t"), &[])
+        .mount("/new", "tmpfs", Path::new("t"), &[]);
+    let private = bundle.rootfs().join("private");
+    std::fs::create_dir(&private).expect("mkdir");
+    std::fs::set_permissions(&private, PermissionsExt::from_mode(0o2750)).expect("chmod");
+    std::os::unix::fs::chown(&private, Some(7), Some(7)).expect("chown");
+    std::fs::set_permissions(&private, PermissionsExt::from_mode(0o2750)).expect("chmod");
+    assert_eq!(mounts_of(bundle), "1777 0\n755 0\n2750 0\n1777 0\n");
+    if differs(Kind::Runc, "1.1.5 chmods it back") {
+        return;
+    }
+    let asked = Bundle::sh("stat -c %a /var /etc; ls /etc/passwd")
+        .mount("/var", "tmpfs", Path::new("t"), &["mode=700"])
+        .mount("/etc", "tmpfs", Path::new("t"), &["tmpcopyup", "mode=711"]);
+    assert_eq!(mounts_of(asked), "700\n711\n/etc/passwd\n");
+}
+
+#[test]
+fn tmpcopyup_keeps_modes_owners_links_and_times() {
+    if runw_only("all of them: 1.1 fails at a FIFO, 1.8 gives the directory another mode") {
+        return;
+    }
+    let bundle = Bundle::sh(
+        "cd /data; stat -c '%n %a %u:%g %Y %F' f sub sub/g fifo; readlink link; stat -c '%a %u' .",
+    );
+    let data = bundle.rootfs().join("data");
+    std::fs::create_dir_all(data.join("sub")).expect("mkdir");
+    for (name, mode) in [("f", 0o4751), ("sub/g", 0o600)] {
+        std::fs::write(data.join(name), name).expect("write");
+        std::os::unix::fs::chown(data.join(name), Some(5), Some(6)).expect("chown");
+        std::fs::set_permissions(data.join(name), PermissionsExt::from_mode(mode)).expect("chmod");
+    }
+    std::os::unix::fs::chown(data.join("sub"), Some(8), Some(9)).expect("chown");
+    std::fs::set_permissions(data.join("sub"), PermissionsExt::from_mode(0o2775)).expect("chmod");
+    symlink("/no/where", data.join("link")).expect("symlink");
+    let touch = Command::new("sh")
+        .args(["-ec", "mkfifo -m 640 fifo; touch -hd @1000000000 f sub/g"])
+        .current_dir(&data)
+        .status();
+    assert!(touch.expect("sh").success());
+    std::os::unix::fs::chown(&data, Some(3), Some(3)).expect("chown");
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o751)).expect("chmod");
+    let out = mounts_of(bundle.mount("/data", "tmpfs", Path::new("tmpfs"), &["tmpcopyup"]));
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[1].starts_with("sub 2775 8:9 "), "{out}");
+    assert_eq!(lines[0], "f 4751 5:6 1000000000 regular file");
+    assert_eq!(lines[2], "sub/g 600 5:6 1000000000 regular file");
+    assert!(lines[3].starts_with("fifo 640 ") && lines[3].ends_with("fifo"), "{out}");
+    assert_eq!(lines[4], "/no/where");
+    // The mount's own directory is root's, with the mode of the one it covers.
+    assert_eq!(lines[5], "751 0");
+}
+
+/// Read-only for the container; the runtime has still to put the next mounts into it.
+#[test]
+fn a_read_only_tmpfs_takes_later_mounts() {
+    let bundle = Bundle::sh(
+        "cat /run/secrets/token; touch /run/x 2>/dev/null || echo refused; grep ' /run ' /proc/self/mountinfo",
+    );
+    let dir = bundle.outside("secrets");
+    std::fs::write(dir.join("token"), "secret\n").expect("write");
+    let bundle = bundle.mount("/run", "tmpfs", Path::new("tmpfs"), &["nosuid", "ro", "size=64k"]).bind(
+        &dir,
+        "/run/secrets",
+        &["bind", "ro"],
+    );
+    let out = mounts_of(bundle);
+    assert!(out.starts_with("secret\nrefused\n"), "{out}");
+    has(&mount_at(&out, "/run").options, &["ro", "nosuid"]);
+}
+
+#[test]
+fn several_options_in_one_word() {
+    let text = mounts_of(Bundle::sh(MOUNTS).mount(
+        "/n",
+        "tmpfs",
+        Path::new("t"),
+        &["mode=700,size=64k", "nr_inodes=50"],
+    ));
+    has(&mount_at(&text, "/n").super_options, &["mode=700", "size=64k", "nr_inodes=50"]);
+}
+
+/// Layers side by side below `layers`, the names of which make the option as long as asked for.
+fn overlay(length: usize, options: &[&str]) -> Bundle {
+    let bundle = Bundle::sh(
+        "cat /o/one /o/two; echo new >/o/new 2>/dev/null || echo refused; grep ' /o ' /proc/self/mountinfo",
+    );
+    let layers = bundle.outside("layers");
+    for dir in ["upper", "work"] {
+        std::fs::create_dir(layers.join(dir)).expect("mkdir");
+    }
+    let lower: Vec<String> = ["one", "two"]
+        .iter()
+        .map(|name| {
+            let dir = layers.join(format!("{name}{}", "x".repeat(length)));
+            std::fs::create_dir(&dir).expect("mkdir");
+            std::fs::write(dir.join(name), format!("{name}\n")).expect("write");
+            dir.to_str().expect("utf-8").to_owned()
+        })
+        .collect();
+    let words = [
+        format!("lowerdir={}", lower.join(":")),
+        format!("upperdir={}", layers.join("upper").display()),
+        format!("workdir={}", layers.join("work").display()),
+    ];
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(options.iter().copied()).collect();
+    // The image's own directory, and so the bundle, may be on an overlay itself, which cannot be a layer of another.
+    bundle.mount("/o", "overlay", Path::new("overlay"), &words)
+}
+
+/// fsconfig(2) takes 255 bytes, a few layers of an engine are more.
+#[test]
+fn an_overlay_with_short_and_long_options() {
+    for (length, options, wanted) in [
+        (0, &[][..], "one\ntwo\n"),
+        (120, &[], "one\ntwo\n"),
+        (0, &["ro", "nodev"], "one\ntwo\nrefused\n"),
+        (120, &["ro", "nodev"], "one\ntwo\nrefused\n"),
+    ] {
+        let c = Container::new(overlay(length, options));
+        // A file system of its own for the layers: they are moved onto it.
+        let out = with_mounts(
+            r#"mkdir "$0/fs"; mount -t tmpfs fs "$0/fs"; cp -a "$0/layers/." "$0/fs"; mount --bind "$0/fs" "$0/layers""#,
+            &c,
+        );
+        let text = out.ok().out;
+        assert!(text.starts_with(wanted), "{length} {options:?}: {text}");
+        let mount = mount_at(&text, "/o");
+        assert_eq!(mount.fs, "overlay");
+        has(&mount.options, if options.is_empty() { &["rw"] } else { options });
+    }
+}
+
+#[test]
+fn a_remount_changes_what_is_there() {
+    let tmpfs = Path::new("tmpfs");
+    let bundle = Bundle::sh("cat /d/f; touch /d/x 2>/dev/null || echo refused; cat /proc/self/mountinfo");
+    let dir = bundle.outside("d");
+    std::fs::write(dir.join("f"), "kept\n").expect("write");
+    let text = mounts_of(
+        bundle
+            .bind(&dir, "/d", &["bind"])
+            .bind(&dir, "/d", &["bind", "remount", "ro", "nodev"])
+            .mount("/n", "tmpfs", tmpfs, &["size=64k"])
+            .mount("/n", "tmpfs", tmpfs, &["remount", "nosuid", "noatime", "size=128k"]),
+    );
+    assert!(text.starts_with("kept\nrefused\n"), "{text}");
+    has(&mount_at(&text, "/d").options, &["ro", "nodev"]);
+    assert_eq!(text.lines().filter(|line| line.contains(" /d ")).count(), 1, "{text}");
+    let n = mount_at(&text, "/n");
+    has(&n.options, &["nosuid", "noatime"]);
+    has(&n.super_options, &["size=128k"]);
+    for destination in ["/tmp", "/no/such/place"] {
+        let c = Container::new(Bundle::sh("true").mount(destination, "tmpfs", tmpfs, &["remount", "ro"]));
+        let out = c.run();
+        assert_ne!(out.code, 0, "{out:?}");
+        if kind() == Kind::Runw {
+            out.refused(&[&format!("mount {destination}"), "remount"]);
+        }
+        nothing_left(&c);
+    }
+}
+
+#[test]
+fn a_mount_on_the_root_is_the_root() {
+    if differs(Kind::Crun, "1.8 cannot") {
+        return;
+    }
+    let bundle = Bundle::sh("cat /only-here; ls /proc/self/status; touch /new");
+    let other = bundle.path().join("other");
+    let copied = Command::new("cp").arg("-a").args([bundle.rootfs(), other.clone()]).status();
+    assert!(copied.expect("cp").success());
+    std::fs::write(other.join("only-here"), "the other root\n").expect("write");
+    let c = Container::new(bundle.edit(|c| {
+        let mount = json!({"destination": "/", "type": "bind", "source": other, "options": ["rbind"]});
+        c["mounts"].as_array_mut().expect("mounts").insert(0, mount);
+    }));
+    assert_eq!(c.run().ok().out, "the other root\n/proc/self/status\n");
+    assert!(c.bundle.path().join("other/new").exists() && !c.bundle.rootfs().join("new").exists());
+    nothing_left(&c);
+}
+
+#[test]
+fn pseudo_terminals_are_the_container_s_own() {
+    let out = mounts_of(Bundle::sh("ls /dev/pts; readlink /dev/ptmx; echo >/dev/ptmx && echo opened"));
+    assert_eq!(out, "ptmx\npts/ptmx\nopened\n");
+}
+
+#[test]
+fn message_queues_are_the_ipc_namespace_s() {
+    let queue = format!("/dev/mqueue/{}", crate::harness::unique("queue"));
+    let script = format!("touch {queue} && cat {queue} && ls /dev/mqueue");
+    let out = mounts_of(Bundle::sh(&script).edit(|c| c["process"]["capabilities"] = cap(&[])));
+    assert!(out.starts_with("QSIZE:0"), "{out}");
+    assert_eq!(out.lines().nth(1), queue.rsplit('/').next(), "{out}");
+    assert!(!Path::new(&queue).exists());
+}
+
+/// crun's spelling, which podman passes on.
+#[test]
+fn an_idmap_with_its_mappings_in_the_word() {
+    if differs(Kind::Runc, "1.1 has no idmapped mounts") {
+        return;
+    }
+    let word = |text: &str| json!({"options": ["bind", text]});
+    let script = "stat -c %u:%g /mnt/f";
+    let c = mapped_bind(script, |bundle| bundle, &word("idmap=uids=0-1000-5#5-7000-5;gids=6-3000-1"));
+    assert_eq!(c.run().ok().out, "7000:3000\n");
+    // Relative to a container whose 5 is 100005 on the host: the file's 5 becomes the container's 9.
+    let c = mapped_bind(script, Bundle::user_namespace, &word("idmap=uids=@5-9-1;gids=@6-1-1"));
+    assert_eq!(c.run().ok().out, "9:1\n");
+    if kind() != Kind::Runw {
+        return;
+    }
+    for (text, wanted) in [
+        ("idmap=uids=0-1", "is not a mapping like 0-1000-10"),
+        ("idmap=uids=0-1000-10", "must have both uid and gid mappings"),
+        ("ridmap=uids=@0-0-1;gids=@0-0-1", "without user namespace mappings"),
+    ] {
+        let c = mapped_bind("true", |bundle| bundle, &word(text));
+        c.run().refused(&["mounts[", wanted]);
+        nothing_left(&c);
+    }
+    let fields = json!({"options": ["rbind", "ridmap=uids=0-1000-100;gids=0-1000-100"]});
+    let c = mapped_bind("echo $(stat -c %u /mnt/f /mnt/sub/f)", |bundle| bundle, &fields);
+    let dir = c.bundle.path().join("d");
+    assert_eq!(with_submount(&c, &dir).ok().out, "1005 1000\n");
+}
+
+fn cgroup_mount(script: &str, own_namespace: bool, options: &[&str]) -> Bundle {
+    let bundle = Bundle::sh(script).edit(|c| {
+        let mounts = c["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|m| m["type"] != "cgroup");
+        c["linux"]["resources"]["pids"] = json!({"limit": 77});
+    });
+    let bundle = bundle.mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), options);
+    if own_namespace { bundle.namespace("cgroup", None) } else { bundle.without_namespace("cgroup") }
+}
+
+/// The v2 side of this is in `unified`.
+#[test]
+fn cgroup_v1_mounts_with_and_without_a_namespace() {
+    if !Path::new("/sys/fs/cgroup/pids/tasks").exists() {
+        return crate::harness::skip("no v1 hierarchies");
+    }
+    let script = "cat /sys/fs/cgroup/pids/pids.max; cat /sys/fs/cgroup/memory/cgroup.procs; \
+        mkdir /sys/fs/cgroup/pids/mine 2>/dev/null && echo made; cat /proc/self/mountinfo";
+    for own in [false, true] {
+        for (write, options) in
+            [("ro", &["nosuid", "noexec", "nodev", "relatime", "ro"][..]), ("rw", &["nosuid", "rw"])]
+        {
+            let out = mounts_of(cgroup_mount(script, own, options));
+            // cat is a child of pid 1, the shell.
+            assert!(out.starts_with("77\n1\n"), "{own} {write}: {out}");
+            assert_eq!(out.contains("made\n"), write == "rw", "{own} {write}: {out}");
+            has(&mount_at(&out, "/sys/fs/cgroup/pids").options, &[write, "nosuid"]);
+            assert_eq!(mount_at(&out, "/sys/fs/cgroup").fs, "tmpfs");
+            assert!(!out.contains("/runw-test/") || !own, "the way down to the container is shown: {out}");
+        }
+    }
+    if kind() == Kind::Runw {
+        let out = mounts_of(cgroup_mount("cat /proc/self/mountinfo", false, &["ro", "rshared"]));
+        for at in ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"] {
+            assert!(mount_at(&out, at).tags.contains("shared"), "{at}: {out}");
+        }
+    }
 }

@@ -15,7 +15,12 @@ struct Unified {
 
 impl Unified {
     /// None, with a skip, where there is no v2 tree beside v1 controllers.
+    /// With a cgroup namespace, as engines make it on v2.
     fn new(bundle: Bundle) -> Option<Unified> {
+        Unified::as_it_is(bundle.namespace("cgroup", None))
+    }
+
+    fn as_it_is(bundle: Bundle) -> Option<Unified> {
         if !hybrid() {
             skip("not a hybrid machine");
             return None;
@@ -24,7 +29,7 @@ impl Unified {
             return None;
         }
         // The limits of spec's default are none; v2 without controllers could not take any.
-        Some(Unified { c: Container::new(bundle.namespace("cgroup", None)) })
+        Some(Unified { c: Container::new(bundle) })
     }
 
     fn inside(&self, command: &Command) -> Command {
@@ -197,4 +202,88 @@ fn the_cgroup_mount_shows_the_container_only() {
     let text = read();
     assert!(text.lines().any(|l| l == "1"), "{text}");
     assert!(kind() != Kind::Runw || !text.contains("tmpfs"), "{text}");
+}
+
+/// Without a cgroup namespace the mount is a bind of the container's own directory.
+#[test]
+fn the_cgroup_mount_without_a_namespace() {
+    if differs(Kind::Runc, "it binds the whole tree, and what is made in it is made on the host") {
+        return;
+    }
+    let script = "cat /sys/fs/cgroup/cgroup.procs; stat -fc %T /sys/fs/cgroup; ls -d /sys/fs/cgroup/runw-test; \
+        mkdir /sys/fs/cgroup/mine && echo made; echo end; exec sleep 100";
+    for (options, made) in [(&["nosuid", "noexec", "nodev", "ro"][..], false), (&["nosuid", "rw"], true)] {
+        let bundle = Bundle::sh(script).edit(|c| {
+            c["mounts"].as_array_mut().expect("mounts").retain(|m| m["type"] != "cgroup");
+        });
+        let bundle = bundle.mount("/sys/fs/cgroup", "cgroup", std::path::Path::new("cgroup"), options);
+        let Some(u) = Unified::as_it_is(bundle.without_namespace("cgroup")) else { return };
+        u.up();
+        let read = || std::fs::read_to_string(u.c.bundle.path().join("out")).unwrap_or_default();
+        until("output", || read().contains("end"));
+        let text = read();
+        assert!(text.lines().any(|l| l == "1"), "{text}");
+        assert!(!text.contains("/sys/fs/cgroup/runw-test"), "{text}");
+        assert_eq!(text.contains("made"), made, "{text}");
+        u.call(&["delete", "--force", &u.c.id]).ok();
+        assert!(!u.cgroup().exists(), "the nested one went with it");
+    }
+}
+
+#[test]
+fn a_used_or_frozen_cgroup_is_refused() {
+    let Some(first) = Unified::new(Bundle::sh("exec sleep 100")) else { return };
+    first.up();
+    let path = first.c.bundle.config["linux"]["cgroupsPath"].clone();
+    let second = Bundle::sh("true").edit(|c| c["linux"]["cgroupsPath"] = path);
+    let Some(second) = Unified::new(second) else { return };
+    let create = |u: &Unified| run(&mut u.inside(&u.c.create_command(&[])));
+    if !differs(Kind::Runc, "1.1 warns only") {
+        create(&second).refused(&["container's cgroup is not empty: 1 process(es) found"]);
+    }
+    assert_eq!(first.status(), "running");
+    let Some(frozen) = Unified::new(Bundle::sh("true")) else { return };
+    std::fs::create_dir_all(frozen.cgroup()).expect("a cgroup");
+    std::fs::write(frozen.cgroup().join("cgroup.freeze"), "1").expect("freeze");
+    let out = create(&frozen);
+    assert!(out.code != 0 && out.err.contains("frozen"), "{out:?}");
+    let _ = std::fs::remove_dir(frozen.cgroup());
+}
+
+/// What is allowed is what this container asks for, not what was asked for where its cgroup was used before.
+#[test]
+fn devices_of_v2_are_what_this_container_may() {
+    // Only opened: what reading them gives is the host's business.
+    let line = "mknod /tmp/kmsg c 1 11; (: </tmp/kmsg) && echo kmsg; mknod /tmp/mem c 1 2; \
+        (: </tmp/mem) 2>&1 | grep -c ermitted; head -c1 /dev/zero >/dev/null && echo zero";
+    for (rules, wanted) in [
+        (
+            json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]),
+            "kmsg\n1\nzero\n",
+        ),
+        (
+            json!([{"allow": true, "access": "rwm"}, {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "rw"},
+            {"allow": false, "type": "c", "major": 1, "minor": 2, "access": "rw"}]),
+            "1\nzero\n",
+        ),
+        (json!([]), "1\nzero\n"),
+    ] {
+        let bundle = Bundle::sh("exec sleep 100").edit(|c| {
+            c["process"]["capabilities"] = cap(&["CAP_MKNOD", "CAP_SYSLOG", "CAP_SYS_RAWIO"]);
+            c["linux"]["resources"]["devices"] = rules.clone();
+        });
+        let Some(u) = Unified::new(bundle) else { return };
+        u.up();
+        assert_eq!(u.call(&["exec", &u.c.id, "/bin/sh", "-c", line]).out, wanted, "{rules}");
+    }
+}
+
+#[test]
+fn nested_cgroups_go_with_the_container() {
+    let Some(u) = Unified::new(Bundle::sh("exec sleep 100")) else { return };
+    u.up();
+    std::fs::create_dir_all(u.cgroup().join("a/b")).expect("nested cgroups");
+    std::fs::create_dir(u.cgroup().join("c")).expect("a nested cgroup");
+    u.call(&["delete", "--force", &u.c.id]).ok();
+    assert!(!u.cgroup().exists());
 }

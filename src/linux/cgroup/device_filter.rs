@@ -314,4 +314,41 @@ mod tests {
         assert!(run(&code, 'c', u32::MAX, 0, READ));
         assert!(!run(&code, 'c', 0, 0, READ));
     }
+
+    /// A v2 cgroup of our own, gone at the end.
+    struct Cgroup(std::path::PathBuf);
+
+    impl Cgroup {
+        /// None where this machine has no v2 tree that we may use.
+        fn new() -> Option<Cgroup> {
+            let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+            let tree = trees.into_iter().find(|tree| tree.join("cgroup.subtree_control").exists())?;
+            let dir = tree.join(format!("runw-test-filter-{}", std::process::id()));
+            std::fs::create_dir(&dir).ok().map(|()| Cgroup(dir))
+        }
+    }
+
+    impl Drop for Cgroup {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_new_program_takes_the_place_of_the_old_ones() {
+        let Some(cgroup) = Cgroup::new() else { return eprintln!("skipped: no cgroup v2 that may be used") };
+        let dir =
+            rustix::fs::open(&cgroup.0, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let dir = dir.unwrap();
+        // Two of others, as a cgroup that is used again may have them.
+        for rules in ["[]", r#"[{"allow":true}]"#] {
+            change(BPF_PROG_ATTACH, dir.as_fd(), load(&of(rules)).unwrap().as_fd(), BPF_F_ALLOW_MULTI)
+                .unwrap();
+        }
+        assert_eq!(attached(dir.as_fd()).unwrap().len(), 2);
+        for _ in 0..2 {
+            attach(&cgroup.0, &rules(None).unwrap()).unwrap();
+            assert_eq!(attached(dir.as_fd()).unwrap().len(), 1);
+        }
+    }
 }

@@ -31,6 +31,8 @@ use limits::Write;
 pub use oom::Happened;
 pub use stats::Stats;
 
+use crate::log;
+
 /// Who makes the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Driver {
@@ -184,7 +186,13 @@ impl Cgroup {
     fn writes(&self, resources: Option<&LinuxResources>) -> Result<Vec<Write>> {
         match resources {
             None => Ok(Vec::new()),
-            Some(_) if self.is_disabled() && !self.lenient => Ok(Vec::new()),
+            Some(resources) if self.is_disabled() && !self.lenient => {
+                // Without cgroup there is no limit, as with crun, which says nothing.
+                if !v1::writes(resources).is_ok_and(|writes| writes.is_empty()) {
+                    log::warn("linux.resources: no limit is set, since the cgroup manager is disabled");
+                }
+                Ok(Vec::new())
+            }
             Some(resources) if self.v1.is_empty() => v2::writes(resources),
             Some(resources) => v1::writes(resources),
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
 
-use super::mount::{Tree, new_filesystem, set_attached};
+use super::mount::{Tree, apply, new_filesystem, propagate, set_attached};
 use super::options::Options;
 use super::{Root, inside};
 use crate::linux::cgroup::V1Mount;
@@ -24,6 +24,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     let tmpfs = new_filesystem("tmpfs", None, &Options { data, ..Options::default() })?;
     let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     tmpfs.set_attributes(false, quiet, 0)?;
+    propagate(&tmpfs, options)?;
     tmpfs.attach(target.as_fd())?;
     let top = inside::directory(at, destination)?;
     for hierarchy in &v1 {
@@ -45,7 +46,7 @@ fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: 
     } else {
         Tree::clone_of(&v1.path, false)?
     };
-    tree.set_attributes(false, options.set, options.clear)?;
+    apply(&tree, options)?;
     tree.attach(target.as_fd())?;
     for link in &v1.links {
         rustix::fs::symlinkat(&v1.name, top, link)?;
@@ -75,6 +76,6 @@ fn unified(root: &Root<'_>, options: &Options) -> Result<Tree> {
             }
         }
     };
-    tree.set_attributes(false, options.set, options.clear)?;
+    apply(&tree, options)?;
     Ok(tree)
 }

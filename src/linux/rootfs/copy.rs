@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 
-/// Copies what is in `from` into the directory `to`, which gets `from`'s own mode and owner.
-pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+/// Copies what is in `from` into the directory `to`.
+pub fn content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let from =
         rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let to =
@@ -20,9 +20,6 @@ pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
             one(from.as_fd(), to.as_fd(), name).with_context(|| name.to_string_lossy().into_owned())?;
         }
     }
-    let stat = rustix::fs::fstat(&from)?;
-    rustix::fs::fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     Ok(())
 }
 
@@ -35,7 +32,10 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<()> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let below = rustix::fs::openat(from, name, flags, Mode::empty())?;
             let into = rustix::fs::openat(to, name, flags, Mode::empty())?;
-            tree(below.as_fd(), into.as_fd())
+            content(below.as_fd(), into.as_fd())?;
+            // After what is in it: a set-group-ID directory gives its group away.
+            rustix::fs::fchown(&into, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+            Ok(rustix::fs::fchmod(&into, mode)?)
         }
         FileType::RegularFile => file(from, to, name, &stat, mode),
         FileType::Symlink => {

@@ -45,15 +45,20 @@ fn normal(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
+/// /dev/ptmx is a link to the container's own whatever is asked for (runc: createDevices).
+fn own(spec: &Spec) -> impl Iterator<Item = &LinuxDevice> {
+    let all = spec.linux().iter().flat_map(|l| l.devices().iter().flatten());
+    all.filter(|device| normal(device.path()) != Path::new("/dev/ptmx"))
+}
+
 /// The paths of all nodes to be made.
 pub fn paths(spec: &Spec) -> Vec<PathBuf> {
-    let own = spec.linux().iter().flat_map(|l| l.devices().iter().flatten()).map(|d| d.path().clone());
+    let own = own(spec).map(|device| device.path().clone());
     own.chain(DEFAULTS.iter().map(|(path, ..)| PathBuf::from(path))).collect()
 }
 
 fn nodes(spec: &Spec) -> Result<Vec<Node>> {
-    let own = spec.linux().iter().flat_map(|l| l.devices().iter().flatten());
-    let mut nodes = own.map(node).collect::<Result<Vec<_>>>()?;
+    let mut nodes = own(spec).map(node).collect::<Result<Vec<_>>>()?;
     for (path, major, minor) in DEFAULTS {
         let path = PathBuf::from(path);
         if !nodes.iter().any(|node| node.path == path) {
@@ -97,7 +102,7 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
             continue;
         }
         match make(at, &node) {
-            Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::PERM) => {
+            Err(error) if matches!(error.downcast_ref(), Some(&Errno::PERM | &Errno::ACCESS)) => {
                 bind(at, &node, None).with_context(context)?;
             }
             other => other.with_context(context)?,

@@ -48,8 +48,7 @@ impl<'a> IdMaps<'a> {
         if !rustix::process::geteuid().is_root() {
             bail!("id-mapped mounts are not supported for rootless containers");
         }
-        let words = options::parse(mount.options().as_deref().unwrap_or_default())?;
-        let recursive = words.idmap_recursive;
+        let recursive = options::of(mount).idmap_recursive;
         let own = maps_of(mount);
         if own.0.is_empty()
             && let Some(path) = self.joined()

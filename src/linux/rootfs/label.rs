@@ -27,8 +27,8 @@ impl<'a> Label<'a> {
     /// there; an mqueue has its label set once it is there; cgroup file systems runc leaves alone.
     pub fn option(&self, kind: &str) -> Option<String> {
         let takes = !matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2");
-        // fsconfig(2) takes a value of its own: commas need no quotes, and quotes would be part of the label.
-        takes.then(|| format!("{}={}", self.option, self.label))
+        // In quotes, as mount(2) wants it: they keep the commas together, and `options::parameters` takes them off.
+        takes.then(|| format!("{}=\"{}\"", self.option, self.label))
     }
 
     /// On the root directory of a mount (runc: SetFileLabel).
@@ -57,7 +57,7 @@ mod tests {
         let spec = spec(json!({}), "u:object_r:t:s0:c1,c2");
         let label = Label::of(&spec).unwrap();
         for kind in ["tmpfs", "devpts", "overlay", "ext4"] {
-            assert_eq!(label.option(kind).as_deref(), Some("context=u:object_r:t:s0:c1,c2"), "{kind}");
+            assert_eq!(label.option(kind).as_deref(), Some(r#"context="u:object_r:t:s0:c1,c2""#), "{kind}");
         }
         for kind in ["proc", "sysfs", "mqueue", "cgroup", "cgroup2"] {
             assert_eq!(label.option(kind), None, "{kind}");
@@ -68,7 +68,7 @@ mod tests {
     fn the_annotation_chooses_the_option_and_no_label_is_none() {
         let annotations = json!({"run.oci.mount_context_type": "rootcontext"});
         let named = spec(annotations.clone(), "u:r:t:s0");
-        assert_eq!(Label::of(&named).unwrap().option("tmpfs").as_deref(), Some("rootcontext=u:r:t:s0"));
+        assert_eq!(Label::of(&named).unwrap().option("tmpfs").as_deref(), Some(r#"rootcontext="u:r:t:s0""#));
         assert!(Label::of(&spec(annotations, "")).is_none());
     }
 }

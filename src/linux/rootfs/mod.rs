@@ -8,6 +8,7 @@ mod idmap;
 mod inside;
 mod label;
 mod mount;
+mod old_call;
 pub mod options;
 mod protect;
 mod sources;
@@ -26,6 +27,7 @@ pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
 
 use super::cgroup::Cgroup;
+use super::sys;
 use mount::Tree;
 
 /// What the child needs to build the root.
@@ -45,8 +47,8 @@ pub struct Root<'a> {
 /// The root once it is mounted, before pivot_root.
 pub struct Mounted {
     pub root: OwnedFd,
-    /// Mount points that become read-only when everything has been put into them (`/dev`).
-    late_read_only: Vec<String>,
+    /// Mounts that become read-only when everything has been put into them (`/dev`, every tmpfs).
+    late_read_only: Vec<OwnedFd>,
 }
 
 impl Root<'_> {
@@ -58,6 +60,10 @@ impl Root<'_> {
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
             mount::perform(self, &mut mounted, mount, sources.take_bind(index))
                 .with_context(|| format!("mount {}", mount.destination().display()))?;
+            if mount.destination() == Path::new("/") {
+                // What covers the root is the root from here on.
+                mounted.root = open_directory(self.path)?;
+            }
         }
         if devices::needs_setup(self.spec) {
             devices::create(self, mounted.root.as_fd(), &mut sources)?;
@@ -160,8 +166,8 @@ impl Root<'_> {
             flags.set(MountPropagationFlags::REC, recursive);
             rustix::mount::mount_change("/", flags).context("set the propagation of the root")?;
         }
-        for point in &mounted.late_read_only {
-            set_read_only(Path::new(point))?;
+        for late in &mounted.late_read_only {
+            mount::set_attached(late.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make a mount read-only")?;
         }
         match self.spec.root() {
             Some(root) if root.readonly().unwrap_or(false) => set_read_only(Path::new("/")),

@@ -2,30 +2,59 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::options::{self, Options};
-use super::{Label, Mounted, Root, cgroupfs, inside, proc_path, sources};
+use super::{Label, Mounted, Root, cgroupfs, inside, old_call, proc_path, sources};
 use crate::linux::sys::{self, MountAttr};
 
 /// A mount that is attached nowhere yet.
 pub struct Tree {
     fd: OwnedFd,
     /// Attributes that mount_setattr(2) could not set (before 5.12): set by mount(2) once attached.
-    late: Cell<u64>,
+    late: Cell<Option<Change>>,
     /// The same for propagation.
     late_propagation: RefCell<Vec<MountPropagationFlags>>,
+}
+
+/// Attributes to set and to clear. What is in `besides` is cleared, too, if it is not locked.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    set: u64,
+    clear: u64,
+    besides: u64,
+}
+
+impl Change {
+    /// mount_namespaces(7): what a mount had when a user namespace copied it, nobody in there may take from it.
+    fn make(self, call: impl Fn(u64, u64) -> io::Result<()>) -> io::Result<()> {
+        match call(self.set, self.clear | self.besides) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.besides != 0 => {
+                call(self.set, self.clear)
+            }
+            other => other,
+        }
+    }
+
+    fn then(self, next: Change) -> Change {
+        let cleared = next.clear | next.besides;
+        Change {
+            set: (self.set & !cleared) | next.set,
+            clear: self.clear | next.clear,
+            besides: self.besides | next.besides,
+        }
+    }
 }
 
 impl Tree {
@@ -70,16 +99,34 @@ impl Tree {
     }
 
     pub fn set_attributes(&self, recursive: bool, set: u64, clear: u64) -> Result<()> {
+        self.change(recursive, Change { set, clear, besides: 0 })
+    }
+
+    /// mount(8)'s `--bind -o`, and so runc's: with any word for this mount, the flags of the source that none of them
+    /// asks for go, as far as the kernel has not locked them. Of the words for atime each stands for all.
+    fn replace_attributes(&self, set: u64, clear: u64) -> Result<()> {
         if set == 0 && clear == 0 {
             return Ok(());
         }
-        match sys::mount_setattr(
-            self.fd.as_fd(),
-            recursive,
-            &MountAttr { set, clear, ..MountAttr::default() },
-        ) {
+        let mut besides =
+            sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+        if set & sys::MOUNT_ATTR_NODIRATIME != 0 || clear & sys::MOUNT_ATTR_ATIME != 0 {
+            besides |= sys::MOUNT_ATTR_ATIME | sys::MOUNT_ATTR_NODIRATIME;
+        }
+        self.change(false, Change { set, clear, besides })
+    }
+
+    fn change(&self, recursive: bool, change: Change) -> Result<()> {
+        let Change { set, clear, besides } = change;
+        if set | clear | besides == 0 {
+            return Ok(());
+        }
+        let call = |set, clear| {
+            sys::mount_setattr(self.fd.as_fd(), recursive, &MountAttr { set, clear, ..MountAttr::default() })
+        };
+        match change.make(call) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && !recursive => {
-                self.late.set(self.late.get() | set);
+                self.late.set(Some(self.late.get().unwrap_or_default().then(change)));
                 Ok(())
             }
             other => other.context("set mount attributes"),
@@ -114,14 +161,22 @@ impl Tree {
                 .context("set mount propagation")?;
         }
         match self.late.get() {
-            0 => Ok(()),
-            set => remount(self.fd.as_fd(), set),
+            None => Ok(()),
+            Some(change) => {
+                let call = |set, clear| old_call::set_attributes(self.fd.as_fd(), set, clear);
+                change.make(call).context("remount")
+            }
         }
     }
 
     pub fn is_directory(&self) -> Result<bool> {
         let stat = rustix::fs::fstat(&self.fd)?;
         Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    fn is_procfs(&self) -> Result<bool> {
+        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+        Ok(rustix::fs::fstatfs(&self.fd)?.f_type as i64 == PROC_SUPER_MAGIC)
     }
 }
 
@@ -140,28 +195,11 @@ pub fn read_only_view(file: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
 /// Sets attributes of an attached mount and leaves its others alone.
 pub fn set_attached(mount: BorrowedFd<'_>, set: u64) -> Result<()> {
     match sys::mount_setattr(mount, false, &MountAttr { set, ..MountAttr::default() }) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => remount(mount, set),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+            old_call::set_attributes(mount, set, 0).context("remount")
+        }
         other => Ok(other?),
     }
-}
-
-/// Kernels before 5.12. A remount replaces all flags, so those that are there are kept by hand.
-fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<()> {
-    let mut flags = MountFlags::BIND;
-    let have = rustix::fs::fstatvfs(mount)?.f_flag.bits();
-    for (attr, statvfs, flag) in [
-        (sys::MOUNT_ATTR_RDONLY, libc::ST_RDONLY, MountFlags::RDONLY),
-        (sys::MOUNT_ATTR_NOSUID, libc::ST_NOSUID, MountFlags::NOSUID),
-        (sys::MOUNT_ATTR_NODEV, libc::ST_NODEV, MountFlags::NODEV),
-        (sys::MOUNT_ATTR_NOEXEC, libc::ST_NOEXEC, MountFlags::NOEXEC),
-        (sys::MOUNT_ATTR_NOATIME, libc::ST_NOATIME, MountFlags::NOATIME),
-        (sys::MOUNT_ATTR_NODIRATIME, libc::ST_NODIRATIME, MountFlags::NODIRATIME),
-    ] {
-        if set & attr != 0 || have & statvfs != 0 {
-            flags |= flag;
-        }
-    }
-    rustix::mount::mount_remount(proc_path(mount), flags, "").context("remount")
 }
 
 /// A bind has no file system of its own: the option says so, or crun's and Docker's type `bind`.
@@ -171,25 +209,27 @@ pub fn is_bind(mount: &Mount) -> bool {
 }
 
 /// Words of a mount's options that do nothing there. runc takes them in silence, and engines do send some.
-pub fn without_effect(mount: &Mount) -> Result<Vec<String>> {
-    let options = options::parse(mount.options().as_deref().unwrap_or_default())?;
+pub fn without_effect(mount: &Mount) -> Vec<String> {
+    let options = options::of(mount);
     let is_cgroup = mount.typ().as_deref().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2");
     if !is_bind(mount) && !is_cgroup {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut words = options.data;
     words.extend(options.superblock.iter().map(|word| (*word).to_owned()));
     words.extend(options.tmpcopyup.then(|| "tmpcopyup".to_owned()));
-    if is_cgroup && !options.propagation.is_empty() {
-        words.push("propagation".to_owned());
-    }
-    Ok(words)
+    words
 }
 
 /// Makes one entry of `mounts`.
 pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
-    let mut options = options::parse(mount.options().as_deref().unwrap_or_default())?;
+    let options = options::of(mount);
     let destination = mount.destination();
+    if options.remount {
+        let target = inside::find(mounted.root.as_fd(), destination)?;
+        let target = target.context("nothing is there to be remounted")?;
+        return old_call::reconfigure(target.as_fd(), &options, is_bind(mount));
+    }
     if is_bind(mount) {
         let tree = match source {
             Some(fd) => Tree::from_fd(fd),
@@ -204,23 +244,52 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
     if kind == "proc" || kind == "sysfs" {
         refuse_symlink(mounted.root.as_fd(), destination, kind)?;
     }
-    if destination == Path::new("/dev") && options.is_read_only() {
-        // Devices are still to be made in it.
+    filesystem(root.label, mounted, kind, mount.source().as_deref(), options, destination)
+}
+
+fn filesystem(
+    label: Option<Label<'_>>,
+    mounted: &mut Mounted,
+    kind: &str,
+    source: Option<&Path>,
+    mut options: Options,
+    destination: &Path,
+) -> Result<()> {
+    let at = mounted.root.as_fd();
+    // Devices and the mount points of later mounts are still to be made in it (runc: mountPropagate).
+    let late = options.is_read_only() && (kind == "tmpfs" || destination == Path::new("/dev"));
+    if late {
         options.set &= !sys::MOUNT_ATTR_RDONLY;
-        mounted.late_read_only.push("/dev".to_owned());
     }
-    options.data.extend(root.label.and_then(|label| label.option(kind)));
-    let target = inside::directory(mounted.root.as_fd(), destination)?;
-    let tree = new_filesystem(kind, mount.source().as_deref(), &options)?;
-    if let (Some(label), "mqueue") = (root.label, kind) {
-        label.set(tree.fd.as_fd())?;
+    let covered = if kind == "tmpfs" { inside::find(at, destination)? } else { None };
+    if let Some(covered) = &covered {
+        // runc's rule, by which `--tmpfs /tmp` stays what the image has; before the options, so that theirs wins.
+        let mode = rustix::fs::fstat(covered)?.st_mode & 0o7777;
+        options.data.insert(0, format!("mode={mode:04o}"));
     }
-    check_proc(mounted.root.as_fd(), target.as_fd(), &tree)?;
-    if options.tmpcopyup {
-        copy_up(target.as_fd(), &tree, kind)?;
+    options.data.extend(label.and_then(|label| label.option(kind)));
+    let target = covered.map_or_else(|| inside::directory(at, destination), Ok)?;
+    check_proc(at, target.as_fd(), kind == "proc")?;
+    let tree = if old_call::is_needed(source, &options) {
+        old_call::mount(kind, source, &options, target.as_fd())?;
+        let mounted = Tree::from_fd(inside::directory(at, destination)?);
+        apply(&mounted, &options)?;
+        mounted
+    } else {
+        let tree = new_filesystem(kind, source, &options)?;
+        if let (Some(label), "mqueue") = (label, kind) {
+            label.set(tree.fd.as_fd())?;
+        }
+        if options.tmpcopyup {
+            copy_up(target.as_fd(), &tree, kind)?;
+        }
+        apply(&tree, &options)?;
+        tree.attach(target.as_fd())?;
+        tree
+    };
+    if late {
+        mounted.late_read_only.push(tree.into_fd());
     }
-    apply(&tree, &options)?;
-    tree.attach(target.as_fd())?;
     Ok(())
 }
 
@@ -242,20 +311,23 @@ fn bind(
     } else {
         inside::file(at, destination)?
     };
-    check_proc(at, target.as_fd(), tree)?;
-    apply(tree, options)?;
+    check_proc(at, target.as_fd(), tree.is_procfs()?)?;
+    tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
+    tree.replace_attributes(options.set, options.clear)?;
+    propagate(tree, options)?;
     tree.attach(target.as_fd())?;
     Ok(())
 }
 
 /// Attributes and propagation, before the tree can be seen.
-fn apply(tree: &Tree, options: &Options) -> Result<()> {
+pub fn apply(tree: &Tree, options: &Options) -> Result<()> {
     tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
     tree.set_attributes(false, options.set, options.clear)?;
-    for &(recursive, bit) in &options.propagation {
-        tree.set_propagation(recursive, bit)?;
-    }
-    Ok(())
+    propagate(tree, options)
+}
+
+pub fn propagate(tree: &Tree, options: &Options) -> Result<()> {
+    options.propagation.iter().try_for_each(|&(recursive, bit)| tree.set_propagation(recursive, bit))
 }
 
 /// A new superblock by fsopen(2): no source path is looked up, no helper is run.
@@ -273,12 +345,13 @@ pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> R
     if options.is_read_only() && !matches!(kind, "proc" | "sysfs" | "tmpfs" | "mqueue" | "devpts") {
         fsconfig_set_flag(context.as_fd(), "ro").context("option ro")?;
     }
-    for word in &options.data {
-        let set = match word.split_once('=') {
-            Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value),
-            None => fsconfig_set_flag(context.as_fd(), word),
+    for (key, value) in options::parameters(&options.data) {
+        let set = match &value {
+            Some(value) => fsconfig_set_string(context.as_fd(), &key, value),
+            None => fsconfig_set_flag(context.as_fd(), &key),
         };
-        set.with_context(|| format!("option {word:?}"))?;
+        let word = || value.as_ref().map_or(key.clone(), |value| format!("{key}={value}"));
+        set.with_context(|| format!("option {:?}", word()))?;
     }
     fsconfig_create(context.as_fd()).with_context(|| format!("create the {kind}"))?;
     let fd = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -301,7 +374,7 @@ fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
     if kind != "tmpfs" {
         bail!("option tmpcopyup is for tmpfs only");
     }
-    super::copy::tree(from, to.fd.as_fd()).context("copy up into the tmpfs")
+    super::copy::content(from, to.fd.as_fd()).context("copy up into the tmpfs")
 }
 
 /// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.
@@ -330,16 +403,13 @@ const PROC_FILES: &[&str] = &[
 
 /// CVE-2019-16884: over /proc goes a procfs and nothing else, whatever is there now, and inside it only what the list
 /// above names (runc: checkProcMount). An image's `VOLUME /proc` would otherwise take labels and masks over.
-fn check_proc(root: BorrowedFd<'_>, target: BorrowedFd<'_>, tree: &Tree) -> Result<()> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+fn check_proc(root: BorrowedFd<'_>, target: BorrowedFd<'_>, procfs: bool) -> Result<()> {
     let root = rustix::fs::readlink(proc_path(root), Vec::new())?;
     let target = rustix::fs::readlink(proc_path(target), Vec::new())?;
     let inside = target.to_bytes().strip_prefix(root.to_bytes()).ok_or_else(|| anyhow!("left the root"))?;
     let inside = String::from_utf8_lossy(inside).into_owned();
     if inside == "/proc" {
-        if rustix::fs::fstatfs(&tree.fd)?.f_type as i64 != PROC_SUPER_MAGIC {
-            bail!("{inside:?} cannot be mounted because it is not of type proc");
-        }
+        ensure!(procfs, "{inside:?} cannot be mounted because it is not of type proc");
     } else if inside.starts_with("/proc/") && !PROC_FILES.contains(&inside.as_str()) {
         bail!("{inside:?} cannot be mounted because it is inside /proc");
     }

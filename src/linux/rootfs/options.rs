@@ -1,6 +1,6 @@
 //! The words of a mount's `options`, as runc reads them (libcontainer/specconv/spec_linux.go), as data.
 
-use anyhow::{Result, bail};
+use oci_spec::runtime::Mount;
 
 use crate::linux::sys;
 
@@ -21,6 +21,8 @@ pub struct Options {
     pub superblock: Vec<&'static str>,
     /// What is left for the filesystem.
     pub data: Vec<String>,
+    /// No new mount: what is mounted there gets these options.
+    pub remount: bool,
     /// runc's and crun's extension: the mount starts with a copy of what it covers.
     pub tmpcopyup: bool,
     /// `ridmap`: the mapping holds of all mounts below, too.
@@ -63,7 +65,9 @@ const PROPAGATION: &[(&str, u64)] = &[
     ("unbindable", libc::MS_UNBINDABLE),
 ];
 
-/// fsconfig(2) names of superblock flags; the negative words are the default and set nothing.
+/// fsconfig(2) names of superblock flags; the negative words are the default and set nothing. Nor do flags of mount(2)
+/// without such a name: each file system has settled `acl` and `iversion` for itself, `silent` was for mount(2)'s own
+/// messages.
 const SUPERBLOCK: &[(&str, Option<&str>)] = &[
     ("sync", Some("sync")),
     ("async", None),
@@ -72,51 +76,80 @@ const SUPERBLOCK: &[(&str, Option<&str>)] = &[
     ("nomand", None),
     ("lazytime", Some("lazytime")),
     ("nolazytime", None),
-    ("iversion", Some("iversion")),
+    ("iversion", None),
     ("noiversion", None),
-    ("silent", Some("silent")),
+    ("acl", None),
+    ("noacl", None),
+    ("silent", None),
     ("loud", None),
     ("defaults", None),
 ];
 
-/// Reads the words in order: a later one overrides an earlier, as in mount(8).
-pub fn parse(words: &[String]) -> Result<Options> {
-    let mut options = Options::default();
-    for word in words {
-        parse_word(&mut options, word)?;
-    }
-    Ok(options)
+pub fn of(mount: &Mount) -> Options {
+    parse(mount.options().as_deref().unwrap_or_default())
 }
 
-fn parse_word(options: &mut Options, word: &str) -> Result<()> {
+/// Reads the words in order: a later one overrides an earlier, as in mount(8).
+pub fn parse(words: &[String]) -> Options {
+    let mut options = Options::default();
+    for word in words {
+        parse_word(&mut options, word);
+    }
+    options
+}
+
+fn parse_word(options: &mut Options, word: &str) {
     if let Some(&(_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == word) {
         change(&mut options.set, &mut options.clear, set, clear);
-        return Ok(());
+        return;
     }
     if let Some(propagation) = propagation(word) {
         options.propagation.push(propagation);
-        return Ok(());
+        return;
     }
     if let Some((_, flag)) = SUPERBLOCK.iter().find(|(name, _)| *name == word) {
         options.superblock.extend(flag);
-        return Ok(());
+        return;
     }
     if let Some(word) = word.strip_prefix('r')
         && let Some(&(_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == word)
     {
         change(&mut options.set_recursive, &mut options.clear_recursive, set, clear);
-        return Ok(());
+        return;
     }
     match word {
         "bind" => options.bind = Some(options.bind.unwrap_or(false)),
         "rbind" => options.bind = Some(true),
         "tmpcopyup" => options.tmpcopyup = true,
-        "remount" => bail!("option remount is not supported"),
+        "remount" => options.remount = true,
         "idmap" => options.idmap_recursive = false,
         "ridmap" => options.idmap_recursive = true,
         _ => options.data.push(word.to_owned()),
     }
-    Ok(())
+}
+
+/// What is left for the file system, one by one as fsconfig(2) wants it. mount(2) takes one string, and whoever writes
+/// for it may have put several options into a word; its quotes keep the commas of an SELinux context.
+pub fn parameters(data: &[String]) -> impl Iterator<Item = (String, Option<String>)> {
+    data.iter().flat_map(|word| split(word)).map(|option| match option.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (option, None),
+    })
+}
+
+fn split(word: &str) -> Vec<String> {
+    let (mut options, mut quoted, mut before) = (vec![String::new()], false, None);
+    for c in word.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            // Overlay's way to name a directory with a comma.
+            ',' if !quoted && before != Some('\\') => options.push(String::new()),
+            c => options.last_mut().unwrap_or(&mut String::new()).push(c),
+        }
+        before = Some(c);
+    }
+    options.retain(|option| !option.is_empty());
+    options
 }
 
 /// A propagation word of a mount or of `rootfsPropagation`: (recursive, MS_* bit).
@@ -138,51 +171,71 @@ fn change(set: &mut u64, clear: &mut u64, add: u64, remove: u64) {
 mod tests {
     use super::*;
 
-    fn of(words: &[&str]) -> Options {
-        parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()).unwrap()
+    fn read(words: &[&str]) -> Options {
+        parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
     fn later_words_override_earlier_ones() {
-        let options = of(&["ro", "rw"]);
+        let options = read(&["ro", "rw"]);
         assert_eq!((options.set, options.clear), (0, sys::MOUNT_ATTR_RDONLY));
-        let options = of(&["rw", "ro"]);
+        let options = read(&["rw", "ro"]);
         assert_eq!((options.set, options.clear), (sys::MOUNT_ATTR_RDONLY, 0));
-        let options = of(&["noatime", "strictatime"]);
+        let options = read(&["noatime", "strictatime"]);
         assert_eq!((options.set, options.clear), (sys::MOUNT_ATTR_STRICTATIME, sys::MOUNT_ATTR_ATIME));
     }
 
     #[test]
     fn r_makes_a_word_recursive_but_rw_and_relatime_are_words_of_their_own() {
-        let options = of(&["rro", "rnosuid", "rw", "relatime"]);
+        let options = read(&["rro", "rnosuid", "rw", "relatime"]);
         assert_eq!(options.set_recursive, sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID);
         assert_eq!(options.clear, sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_ATIME);
     }
 
     #[test]
     fn propagation_words_keep_their_order() {
-        assert_eq!(of(&["rslave", "shared"]).propagation, [(true, libc::MS_SLAVE), (false, libc::MS_SHARED)]);
+        assert_eq!(
+            read(&["rslave", "shared"]).propagation,
+            [(true, libc::MS_SLAVE), (false, libc::MS_SHARED)]
+        );
     }
 
     #[test]
     fn the_rest_is_the_filesystems() {
-        let options = of(&["nosuid", "mode=755", "size=64k", "sync", "tmpcopyup"]);
+        let options = read(&["nosuid", "mode=755", "size=64k", "sync", "tmpcopyup"]);
         assert_eq!(options.data, ["mode=755", "size=64k"]);
         assert_eq!(options.superblock, ["sync"]);
         assert!(options.tmpcopyup);
     }
 
     #[test]
+    fn a_word_may_hold_several_of_the_filesystem_s_options() {
+        let words = ["mode=700,size=64k", "lowerdir=/a\\,b:/c", r#"context="u:r:t:s0:c1,c2",noswap"#, ""];
+        let all: Vec<_> = parameters(&words.map(str::to_owned)).collect();
+        let some = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+        assert_eq!(
+            all,
+            [
+                some("mode", "700"),
+                some("size", "64k"),
+                some("lowerdir", "/a\\,b:/c"),
+                some("context", "u:r:t:s0:c1,c2"),
+                ("noswap".to_owned(), None)
+            ]
+        );
+    }
+
+    #[test]
     fn the_last_idmap_word_counts() {
-        assert!(of(&["idmap", "ridmap"]).idmap_recursive);
-        assert!(!of(&["ridmap", "idmap"]).idmap_recursive);
-        assert_eq!(of(&["ridmap"]).data, [""; 0]);
+        assert!(read(&["idmap", "ridmap"]).idmap_recursive);
+        assert!(!read(&["ridmap", "idmap"]).idmap_recursive);
+        assert_eq!(read(&["ridmap"]).data, [""; 0]);
     }
 
     #[test]
     fn rbind_wins_over_bind_in_either_order() {
-        assert_eq!(of(&["bind", "rbind"]).bind, Some(true));
-        assert_eq!(of(&["rbind", "bind"]).bind, Some(true));
-        assert_eq!(of(&["ro"]).bind, None);
+        assert_eq!(read(&["bind", "rbind"]).bind, Some(true));
+        assert_eq!(read(&["rbind", "bind"]).bind, Some(true));
+        assert_eq!(read(&["ro"]).bind, None);
     }
 }

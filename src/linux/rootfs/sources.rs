@@ -47,7 +47,8 @@ impl Sources {
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
             // Linux 6.8 and later list mounts by their age, and a clone has its age from here: those that the child can
             // open at their turn wait for it, so that mountinfo has the order of `mounts`, as under runc.
-            if is_bind(mount) && (user_namespace || idmap::is_wanted(mount)) {
+            let early = user_namespace || idmap::is_wanted(mount);
+            if is_bind(mount) && early && !options::of(mount).remount {
                 let tree = open_bind(mount, bundle)
                     .and_then(|tree| maps.apply(&tree, mount).map(|()| tree))
                     .with_context(|| format!("mount {}", mount.destination().display()))?;
@@ -132,8 +133,7 @@ const DEVICE: u8 = b'd';
 /// A bind's source; a relative one is relative to the bundle, as in runc.
 pub fn open_bind(mount: &Mount, bundle: &Path) -> Result<Tree> {
     let source = mount.source().as_deref().context("a bind mount needs a source")?;
-    let options = options::parse(mount.options().as_deref().unwrap_or_default())?;
-    Tree::clone_of(&bundle.join(source), options.bind == Some(true))
+    Tree::clone_of(&bundle.join(source), options::of(mount).bind == Some(true))
 }
 
 fn lacks_privilege(error: &anyhow::Error) -> bool {
