@@ -26,6 +26,8 @@ const HOMES: &[(&str, &str)] = &[
     ("libc", "linux/"),
     ("caps", "linux/"),
     ("pathrs", "linux/"),
+    ("rust_criu", "linux/criu"),
+    ("protobuf", "linux/criu"),
 ];
 
 /// Besides src/linux: loading compiled code is unsafe by wasmtime's contract.

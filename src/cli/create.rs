@@ -13,7 +13,7 @@ use crate::linux::cgroup::Cgroup;
 use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
 use crate::linux::hooks::{self, Place};
-use crate::linux::{seal, terminal};
+use crate::linux::{criu, seal, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
 use crate::state::{Entry, START_SOCKET};
@@ -79,7 +79,6 @@ pub(super) struct Made {
     pub init: Init,
 }
 
-/// Takes the id, makes the container, and takes everything back when that fails.
 pub(super) fn make(
     args: &Common,
     id: &str,
@@ -88,8 +87,18 @@ pub(super) fn make(
     globals: &Globals,
 ) -> Result<Made> {
     let preserved = Preserved::find(args.preserve_fds)?;
+    reserved(id, bundle, globals, |entry| fill(entry, args, bundle, console, preserved, globals))
+}
+
+/// Takes the id, and everything back when the container cannot be made.
+pub(super) fn reserved(
+    id: &str,
+    bundle: &Bundle,
+    globals: &Globals,
+    make: impl FnOnce(&mut Entry) -> Result<Init>,
+) -> Result<Made> {
     let mut entry = globals.root.reserve(id)?;
-    match fill(&mut entry, args, bundle, console, preserved, globals) {
+    match make(&mut entry) {
         Ok(init) => Ok(Made { entry, init }),
         // What could not be removed must be found again.
         Err(error) if error.is::<LeftBehind>() => Err(error),
@@ -115,22 +124,11 @@ fn fill(
     globals: &Globals,
 ) -> Result<Init> {
     let spec = &bundle.spec;
-    let linux = spec.linux().as_ref();
-    let path = linux.and_then(|l| l.cgroups_path().as_deref());
-    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
-    entry.record.oci_version = spec.version().clone();
-    entry.record.bundle.clone_from(&bundle.dir);
-    entry.record.rootfs.clone_from(&bundle.rootfs);
-    entry.record.annotations =
-        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     entry.record.no_new_keyring = args.no_new_keyring;
-    entry.record.cgroup = serde_json::to_value(&cgroup)?;
-    // Before anything is made, so that a `create` that is killed can be cleaned up.
-    entry.save()?;
-    entry.keep_config(&bundle.config)?;
-
+    let cgroup = begin(entry, bundle, globals)?;
     let process = process(spec, preserved)?;
     let mut workload = choose(&process, bundle, globals)?;
+    entry.record.wasm = workload.needs().in_process;
     let record = entry.record.clone();
     let create = Create {
         id: &record.id,
@@ -149,6 +147,26 @@ fn fill(
     let pidfd_socket = args.pidfd_socket.as_deref().map(terminal::connect).transpose()?;
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
+}
+
+/// Writes down what will be made, before anything is, so that a `create` that is killed can be cleaned up.
+pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Result<Cgroup> {
+    let spec = &bundle.spec;
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
+    entry.record.oci_version = spec.version().clone();
+    entry.record.bundle.clone_from(&bundle.dir);
+    entry.record.rootfs.clone_from(&bundle.rootfs);
+    entry.record.annotations =
+        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    entry.record.cgroup = serde_json::to_value(&cgroup)?;
+    let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    if !terminal {
+        entry.record.descriptors = criu::standard_streams();
+    }
+    entry.save()?;
+    entry.keep_config(&bundle.config)?;
+    Ok(cgroup)
 }
 
 fn process(spec: &Spec, preserved: Preserved) -> Result<Process> {
@@ -184,10 +202,10 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
 }
 
 /// What is written down while the container is made.
-struct Pages<'a> {
-    entry: &'a mut Entry,
-    pid_file: Option<&'a Path>,
-    pidfd_socket: Option<OwnedFd>,
+pub(super) struct Pages<'a> {
+    pub entry: &'a mut Entry,
+    pub pid_file: Option<&'a Path>,
+    pub pidfd_socket: Option<OwnedFd>,
 }
 
 impl Journal for Pages<'_> {

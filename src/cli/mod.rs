@@ -2,6 +2,7 @@
 //! verbs' stories are in files of their own; no kernel calls here.
 
 pub mod argv;
+pub mod checkpoint;
 mod common;
 pub mod create;
 pub mod delete;
@@ -12,6 +13,7 @@ pub mod kill;
 pub mod list;
 pub mod pause;
 pub mod ps;
+pub mod restore;
 pub mod resume;
 pub mod run;
 pub mod spec;
@@ -116,6 +118,7 @@ macro_rules! verb {
 }
 
 const VERBS: &[Verb] = &[
+    verb!(checkpoint, "checkpoint a running container"),
     verb!(create, "create a container", "runw create failed", 1),
     verb!(delete, "delete any resources held by a container"),
     verb!(events, "display stats of a container and when it runs out of memory"),
@@ -126,6 +129,7 @@ const VERBS: &[Verb] = &[
     verb!(list, "list containers of the given root"),
     verb!(pause, "suspend all processes inside a container"),
     verb!(ps, "display the processes running inside a container"),
+    verb!(restore, "restore a container from a checkpoint"),
     verb!(resume, "resume all processes that were paused"),
     verb!(run, "create and run a container", "runw run failed", 1),
     verb!(spec, "create a new specification file"),

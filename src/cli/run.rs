@@ -53,17 +53,26 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         return Ok(0);
     }
     let ended = started.and_then(|()| attend(&signals, &mut entry, &init, ours));
-    if ended.is_err() || !args.keep {
-        // What the container has come to is our answer, whatever its removal comes to.
-        if let Err(error) = clear(entry, &init) {
-            log::warn(&format!("{error:#}"));
-        }
+    finish(entry, &init, ended, args.keep)
+}
+
+/// Removes the container, unless it is to be kept, and gives on what it has come to, whatever its removal comes to.
+pub(super) fn finish(entry: Entry, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
+    if (ended.is_err() || !keep)
+        && let Err(error) = clear(entry, init)
+    {
+        log::warn(&format!("{error:#}"));
     }
     u8::try_from(ended?).context("exit status")
 }
 
 /// Waits in the foreground. Others may exec, pause or kill the container meanwhile, so it is unlocked.
-fn attend(signals: &Signals, entry: &mut Entry, init: &Init, master: Option<OwnedFd>) -> Result<i32> {
+pub(super) fn attend(
+    signals: &Signals,
+    entry: &mut Entry,
+    init: &Init,
+    master: Option<OwnedFd>,
+) -> Result<i32> {
     let master = master.map(|socket| terminal::receive_master(&socket)).transpose()?;
     entry.unlock();
     foreground::wait(signals, init.process, init.pidfd.as_fd(), master)

@@ -5,6 +5,7 @@ mod attributes;
 pub mod cgroup;
 pub mod confine;
 pub mod create;
+pub mod criu;
 mod enter;
 pub mod exec;
 pub mod fds;

@@ -5,6 +5,7 @@ mod harness;
 
 mod attacks;
 mod cgroups;
+mod checkpoint;
 mod controls;
 mod debian;
 mod errors;

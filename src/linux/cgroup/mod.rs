@@ -284,6 +284,11 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The directory whose freezer stops the container.
+    pub fn freezer_path(&self) -> Option<&Path> {
+        self.v1_path("freezer").or_else(|| self.v2_path().filter(|_| self.v1.is_empty()))
+    }
+
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
     /// somebody else, so nothing is killed and nothing below them is touched.

@@ -10,6 +10,7 @@ mod mount;
 pub mod options;
 mod protect;
 mod sources;
+mod stage;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,9 +20,12 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-pub use mount::{read_only_view, without_effect};
+pub use devices::paths as device_paths;
+pub use idmap::is_wanted as is_id_mapped;
+pub use mount::{is_bind, read_only_view, without_effect};
 pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
+pub use stage::{file_place_in, place_in, stage};
 
 use super::cgroup::Cgroup;
 use mount::Tree;

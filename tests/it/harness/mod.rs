@@ -4,6 +4,7 @@
 mod bundle;
 mod command;
 mod container;
+mod criu;
 mod faults;
 mod guests;
 mod leftovers;
@@ -12,6 +13,7 @@ mod socket;
 pub use bundle::{Bundle, cap, id_map, script};
 pub use command::{Out, Running, run, run_script, spawn, spawn_with_stdin};
 pub use container::Container;
+pub use criu::criu_path;
 pub use faults::{Call, Verdict, supervised};
 pub use guests::guest;
 pub use leftovers::nothing_left;
