@@ -2,6 +2,7 @@
 //! and before any side effect; a field that nobody honours is never dropped in silence. Touches nothing but the
 //! files it reads.
 
+pub mod annotations;
 mod attributes;
 mod checks;
 mod lenient;
@@ -48,6 +49,7 @@ impl Bundle {
         let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
         unsupported::unknown_platform(&bytes).with_context(|| name.clone())?;
         settle(&mut spec, &mut warnings);
+        warnings.extend(annotations::unknown(spec.annotations().as_ref()));
         checks::spec(&spec).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;
         Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
@@ -163,6 +165,7 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
             mount.set_destination(absolute);
         }
     }
+    annotations::settle_seccomp(spec);
     let Some(linux) = spec.linux_mut() else { return };
     if let Some(flags) =
         linux.personality().as_ref().and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty())

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Foreign crates and the one place below src/ where each may be named. A `*` stands for any ending.
 const HOMES: &[(&str, &str)] = &[
     ("clap", "cli/"),
+    ("clap_complete", "cli/completion.rs"),
     ("wasmtime*", "executor/wasm/"),
     ("libcontainer", "linux/"),
     ("libcgroups", "linux/"),

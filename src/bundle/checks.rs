@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxSeccompAction, Spec,
 };
 
-use super::{attributes, namespaces, process, unsupported};
+use super::{annotations, attributes, namespaces, process, unsupported};
 
 const CHECKS: &[fn(&Spec) -> Result<()>] =
     &[version, unsupported::platforms, root, has_process, linux, names, mounts, hooks];
@@ -32,6 +32,7 @@ const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
 ];
 
 pub fn spec(spec: &Spec) -> Result<()> {
+    annotations::check(spec)?;
     CHECKS.iter().try_for_each(|check| check(spec))
 }
 

@@ -7,13 +7,12 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, Spec};
 
 use super::{Globals, common};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, annotations};
 use crate::executor::{self, Selection};
 use crate::linux::cgroup::Cgroup;
 use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
-use crate::linux::hooks::{self, Place};
-use crate::linux::{criu, seal, terminal};
+use crate::linux::{criu, notify, seal, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
 use crate::state::{Entry, START_SOCKET};
@@ -61,15 +60,18 @@ pub struct Common {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
-    let bundle = load(&args.common)?;
+    let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
     make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
     Ok(0)
 }
 
-pub(super) fn load(args: &Common) -> Result<Bundle> {
-    let bundle = Bundle::load(&args.bundle, args.config.as_deref())?;
+pub(super) fn load(args: &Common, id: &str, globals: &Globals) -> Result<Bundle> {
+    let mut bundle = Bundle::load(&args.bundle, args.config.as_deref())?;
     bundle.warnings.iter().for_each(|warning| log::warn(warning));
+    if notify::manager().is_some() {
+        notify::offer(&mut bundle.spec, &globals.root.dir.join(id))?;
+    }
     Ok(bundle)
 }
 
@@ -104,12 +106,10 @@ pub(super) fn reserved(
         Err(error) if error.is::<LeftBehind>() => Err(error),
         Err(error) => {
             let state = common::hook_state(&entry.record, Status::Stopped, None);
+            let record = entry.record.clone();
             // The error at hand is the one to be told; what stays behind is `delete --force`'s.
             let _ = entry.remove();
-            let poststop = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            if let Err(error) = hooks::run("poststop", poststop, &state, Place::host(Some(&bundle.dir))) {
-                log::warn(&format!("{error:#}"));
-            }
+            common::poststop(&record, &bundle.spec, &state);
             Err(error)
         }
     }
@@ -126,6 +126,12 @@ fn fill(
     let spec = &bundle.spec;
     entry.record.no_new_keyring = args.no_new_keyring;
     let cgroup = begin(entry, bundle, globals)?;
+    let delegate = annotations::delegated(spec);
+    delegate.map_or(Ok(()), |_| cgroup.can_delegate_below())?;
+    if notify::manager().is_some() {
+        notify::make_directory(&entry.dir)?;
+    }
+    let hook_output = common::hook_output(&entry.record)?;
     let process = process(spec, preserved)?;
     let mut workload = choose(&process, bundle, globals)?;
     entry.record.wasm = workload.needs().in_process;
@@ -142,9 +148,14 @@ fn fill(
         preserved,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
+        keep_groups: annotations::keeps_groups(spec),
+        delegate,
+        hook_output: &hook_output,
         hook_state: &|status, pid| common::hook_state(&record, status, pid),
     };
-    let pidfd_socket = args.pidfd_socket.as_deref().map(terminal::connect).transpose()?;
+    let receiver = args.pidfd_socket.as_deref();
+    let receiver = receiver.or(annotations::value(spec, annotations::PIDFD_RECEIVER).map(Path::new));
+    let pidfd_socket = receiver.map(terminal::connect).transpose()?;
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
 }

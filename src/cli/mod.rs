@@ -4,6 +4,7 @@
 pub mod argv;
 pub mod checkpoint;
 mod common;
+pub mod completion;
 pub mod create;
 pub mod delete;
 pub mod events;
@@ -119,6 +120,7 @@ macro_rules! verb {
 
 const VERBS: &[Verb] = &[
     verb!(checkpoint, "checkpoint a running container"),
+    verb!(completion, "print a script that completes runw's command line in a shell"),
     verb!(create, "create a container", "runw create failed", 1),
     verb!(delete, "delete any resources held by a container"),
     verb!(events, "display stats of a container and when it runs out of memory"),
@@ -191,6 +193,11 @@ fn top_command() -> Command {
 
 fn verb_command(verb: &Verb) -> Command {
     bare((verb.augment)(Command::new(verb.name).bin_name(format!("runw {}", verb.name)).about(verb.about)))
+}
+
+/// With every verb and flag, for completion.
+fn whole_command() -> Command {
+    top_command().subcommands(VERBS.iter().map(verb_command))
 }
 
 /// Help and version are ours (`argv` sees them in every spelling), and of a repeated flag the last wins as in Go.

@@ -74,7 +74,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     if args.detach {
         return Ok(0);
     }
-    let ended = run::attend(&signals, &mut entry, &init, ours);
+    let ended = run::attend(&signals, &mut entry, &init, ours, None);
     run::finish(entry, &init, ended, false)
 }
 
@@ -91,6 +91,7 @@ fn fill(
     let record = entry.record.clone();
     let annotation = record.annotations.get("org.criu.config");
     let wishes = Wishes { tcp_close: args.tcp_close, ..args.images.wishes(annotation) };
+    let hook_output = common::hook_output(&record)?;
     let restore = Restore {
         wishes: &wishes,
         places: args.images.places(),
@@ -101,6 +102,7 @@ fn fill(
         cgroup: &cgroup,
         lsm_profile: args.lsm_profile.as_deref(),
         lsm_mount_context: args.lsm_mount_context.as_deref(),
+        hook_output: &hook_output,
         hook_state: &|status, pid| common::hook_state(&record, status, pid),
     };
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket: None };

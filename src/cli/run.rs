@@ -8,6 +8,7 @@ use super::create::{self, Common, Console, Made};
 use super::{Globals, common, start};
 use crate::linux::create::Init;
 use crate::linux::foreground::Signals;
+use crate::linux::notify::Proxy;
 use crate::linux::{foreground, lifecycle, seal, terminal};
 use crate::log;
 use crate::state::Entry;
@@ -29,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
-    let mut bundle = create::load(&args.common)?;
+    let mut bundle = create::load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), args.detach)?;
     if let (Console::Own(..), Some(process)) = (&console, bundle.spec.process_mut()) {
         common::take_terminal_size(process);
@@ -48,11 +49,18 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         }
     };
     let Made { mut entry, init } = made;
-    let started = start::release(&mut entry, &bundle.spec);
-    if args.detach && started.is_ok() {
-        return Ok(0);
-    }
-    let ended = started.and_then(|()| attend(&signals, &mut entry, &init, ours));
+    // The manager watches us, or the container's process when we go.
+    let main = if args.detach { init.process.pid } else { std::process::id() as i32 };
+    let notify = Proxy::listen(&entry.dir, main);
+    let started = notify.and_then(|notify| start::release(&mut entry, &bundle.spec).map(|()| notify));
+    let ended = match started {
+        Ok(notify) if args.detach => {
+            entry.unlock();
+            return notify.map_or(Ok(()), |notify| notify.serve(init.pidfd.as_fd())).map(|()| 0);
+        }
+        Ok(notify) => attend(&signals, &mut entry, &init, ours, notify),
+        Err(error) => Err(error),
+    };
     finish(entry, &init, ended, args.keep)
 }
 
@@ -72,10 +80,11 @@ pub(super) fn attend(
     entry: &mut Entry,
     init: &Init,
     master: Option<OwnedFd>,
+    notify: Option<Proxy>,
 ) -> Result<i32> {
     let master = master.map(|socket| terminal::receive_master(&socket)).transpose()?;
     entry.unlock();
-    foreground::wait(signals, init.process, init.pidfd.as_fd(), master)
+    foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
 }
 
 fn clear(mut entry: Entry, init: &Init) -> Result<()> {

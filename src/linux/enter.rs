@@ -8,6 +8,7 @@ use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 
 use super::attributes::Attributes;
+use super::process::Groups;
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
 use super::{fds, guest_tree, labels, pid1, process, sys, terminal};
@@ -48,6 +49,10 @@ pub struct Entering<'a> {
     pub dumpable: bool,
     /// The container is running: others may mount in it while we look.
     pub in_running: bool,
+    /// crun's annotation: the caller's supplementary groups stay.
+    pub keep_groups: bool,
+    /// Descriptors that outlive the wait for `start`.
+    pub hold: Vec<RawFd>,
 }
 
 impl Entering<'_> {
@@ -69,7 +74,11 @@ impl Entering<'_> {
         };
         labels::apply(self.process, needs.in_process)?;
         let proc = self.proc.as_ref().context("internal: no procfs handle")?;
-        let may_set_groups = process::may_set_groups(proc.dir.as_fd())?;
+        let groups = match self.keep_groups {
+            true => Groups::Keep,
+            false if process::may_set_groups(proc.dir.as_fd())? => Groups::Set,
+            false => Groups::Denied,
+        };
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -83,7 +92,7 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, may_set_groups)?;
+        process::take_on(self.process, groups)?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
         self.close_all_but_needed(workload)?;
@@ -98,7 +107,9 @@ impl Entering<'_> {
     /// that libraries keep (pathrs caches a procfs of its own).
     fn close_all_but_needed(&mut self, workload: &dyn Workload) -> Result<()> {
         self.area = self.proc.take().map(|proc| proc.area);
-        let keep: Vec<RawFd> = workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).collect();
+        let mut keep = workload.keeps();
+        keep.extend([self.talk, self.channel.fd()]);
+        keep.extend(&self.hold);
         if self.dumpable {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }

@@ -16,6 +16,7 @@ mod init;
 mod labels;
 pub mod lifecycle;
 mod namespaces;
+pub mod notify;
 mod pid1;
 mod process;
 mod rootfs;

@@ -82,7 +82,7 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
 }
 
 /// Identity, capabilities and directory, the last things before the workload's own.
-pub fn take_on(process: &Process, allow_groups: bool) -> Result<()> {
+pub fn take_on(process: &Process, groups: Groups) -> Result<()> {
     let caps = Caps::of(process.capabilities().as_ref())?;
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
@@ -91,7 +91,7 @@ pub fn take_on(process: &Process, allow_groups: bool) -> Result<()> {
     // root_squash, FUSE), as runc does.
     let entered = change_directory(process.cwd())?;
     fix_stdio_owner(process.user().uid())?;
-    set_ids(process, allow_groups)?;
+    set_ids(process, groups)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
     if !entered && !change_directory(process.cwd())? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
@@ -100,14 +100,26 @@ pub fn take_on(process: &Process, allow_groups: bool) -> Result<()> {
     caps.apply()
 }
 
-fn set_ids(process: &Process, allow_groups: bool) -> Result<()> {
+/// What becomes of the supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    Set,
+    /// Nobody may set them here.
+    Denied,
+    /// The caller's are kept, as it asked.
+    Keep,
+}
+
+fn set_ids(process: &Process, groups: Groups) -> Result<()> {
     let user = process.user();
-    let groups = user.additional_gids().as_deref().unwrap_or_default();
-    if allow_groups {
+    let gids = user.additional_gids().as_deref().unwrap_or_default();
+    match groups {
         // Always, or the caller's supplementary groups would leak in.
-        sys::set_groups(groups).context("process.user.additionalGids: setgroups")?;
-    } else if !groups.is_empty() {
-        bail!("process.user.additionalGids: cannot set any additional groups in a rootless container");
+        Groups::Set => sys::set_groups(gids).context("process.user.additionalGids: setgroups")?,
+        Groups::Denied if !gids.is_empty() => {
+            bail!("process.user.additionalGids: cannot set any additional groups in a rootless container")
+        }
+        Groups::Denied | Groups::Keep => {}
     }
     sys::set_gid(user.gid()).with_context(|| format!("process.user.gid: setgid {}", user.gid()))?;
     sys::set_uid(user.uid()).with_context(|| format!("process.user.uid: setuid {}", user.uid()))

@@ -281,15 +281,25 @@ fn locks_need_leave() {
     if no_criu() {
         return;
     }
-    // The lock's owner must live: CRIU finds it by the pid in /proc/locks.
-    let c = up(Bundle::sh("flock /tmp/lock sh -c 'touch /tmp/ready; while :; do sleep 0.05; done'; true"));
+    let code = r#"
+        #include <fcntl.h>
+        #include <sys/file.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            int fd = open("/tmp/lock", O_CREAT | O_RDWR, 0600);
+            if (flock(fd, LOCK_EX | LOCK_NB)) return 9;
+            if (argc > 1) return 0;
+            close(open("/tmp/ready", O_CREAT | O_RDWR, 0600));
+            for (;;) pause();
+        }"#;
+    let c = up(Bundle::new(&["/bin/lock"]).program("lock", code));
     until("it holds the lock", || c.bundle.rootfs().join("tmp/ready").exists());
     checkpoint(&c, &[]).refused(&["criu failed"]);
     assert_eq!(c.status(), "running");
     checkpoint(&c, &["--file-locks"]).ok();
     restore(&c, &["--file-locks"]).ok();
-    let taken = c.call(&["exec", &c.id, "flock", "-n", "/tmp/lock", "true"]);
-    assert_eq!(taken.code, 1, "{taken:?}");
+    let taken = c.call(&["exec", &c.id, "/bin/lock", "try"]);
+    assert_eq!(taken.code, 9, "{taken:?}");
 }
 
 #[test]
@@ -401,9 +411,7 @@ fn user_and_cgroup_namespaces_come_back() {
     if no_criu() {
         return;
     }
-    let c = up(Bundle::sh(COUNTER).namespace("cgroup", None).edit(|config| {
-        config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-    }));
+    let c = up(Bundle::sh(COUNTER).namespace("cgroup", None));
     counts_on(&c, 0);
     checkpoint(&c, &[]).ok();
     let from = count(&c);

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod annotations;
 mod attacks;
 mod cgroups;
 mod checkpoint;
@@ -17,6 +18,7 @@ mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod notify;
 mod process;
 mod safety;
 mod terminal;

@@ -32,6 +32,7 @@ pub struct Restore<'a> {
     pub cgroup: &'a Cgroup,
     pub lsm_profile: Option<&'a str>,
     pub lsm_mount_context: Option<&'a str>,
+    pub hook_output: &'a hooks::Capture,
     pub hook_state: &'a dyn Fn(Status, Option<i32>) -> Vec<u8>,
 }
 
@@ -130,7 +131,7 @@ fn attend(
 fn host_hooks(restore: &Restore<'_>, pid: i32) -> Result<()> {
     let Some(all) = restore.spec.hooks() else { return Ok(()) };
     let state = (restore.hook_state)(Status::Creating, Some(pid));
-    let place = Place::host(Some(restore.bundle));
+    let place = Place { output: Some(restore.hook_output), ..Place::host(Some(restore.bundle)) };
     hooks::run("prestart", all.prestart().as_ref(), &state, place)?;
     hooks::run("createRuntime", all.create_runtime().as_ref(), &state, place)
 }
