@@ -82,6 +82,10 @@ pub struct ConfineLimits {
 /// What runs in the container. One value, made in the parent by `executor::select` and inherited by the child
 /// through the clone; each side uses the moments that are its own.
 pub trait Workload {
+    /// Parent, before the child exists: what may take long on the host's side (wasm: finds the compiled code, or
+    /// compiles). All other moments come after it.
+    fn prepare(&mut self) -> Result<()>;
+
     fn needs(&self) -> Needs;
 
     /// True when the parent could not see argv[0] (a tmpfs, a file a hook puts there): the child must `look`.

@@ -86,6 +86,18 @@ pub fn status(entry: &Entry) -> Result<Status> {
     }))
 }
 
+/// A container that nobody else changes until the entry goes, and what it is doing.
+pub fn hold(globals: &Globals, id: &str) -> Result<(Entry, Status)> {
+    let mut entry = globals.root.load(id)?;
+    entry.lock()?;
+    let status = status(&entry)?;
+    Ok((entry, status))
+}
+
+pub fn set_frozen(entry: &Entry, frozen: bool) -> Result<()> {
+    cgroup(entry)?.context("the container has no cgroup")?.set_frozen(frozen)
+}
+
 /// The spec as `create` read it: the bundle may have changed, or gone, since.
 pub fn saved_spec(entry: &Entry) -> Result<Spec> {
     bundle::reload(&entry.dir.join(CONFIG))

@@ -81,6 +81,23 @@ pub(super) struct Made {
     pub init: Init,
 }
 
+/// What is settled before anything is made.
+struct Decided<'a> {
+    bundle: &'a Bundle,
+    process: Process,
+    preserved: Preserved,
+    workload: Box<dyn Workload>,
+}
+
+impl Decided<'_> {
+    fn of<'a>(args: &Common, bundle: &'a Bundle, globals: &Globals) -> Result<Decided<'a>> {
+        let preserved = Preserved::find(args.preserve_fds)?;
+        let process = process(&bundle.spec, preserved)?;
+        let workload = choose(&process, bundle, globals)?;
+        Ok(Decided { bundle, process, preserved, workload })
+    }
+}
+
 pub(super) fn make(
     args: &Common,
     id: &str,
@@ -88,8 +105,8 @@ pub(super) fn make(
     console: Option<OwnedFd>,
     globals: &Globals,
 ) -> Result<Made> {
-    let preserved = Preserved::find(args.preserve_fds)?;
-    reserved(id, bundle, globals, |entry| fill(entry, args, bundle, console, preserved, globals))
+    let decided = Decided::of(args, bundle, globals)?;
+    reserved(id, bundle, globals, |entry| fill(entry, args, decided, console, globals))
 }
 
 /// Takes the id, and everything back when the container cannot be made.
@@ -118,11 +135,11 @@ pub(super) fn reserved(
 fn fill(
     entry: &mut Entry,
     args: &Common,
-    bundle: &Bundle,
+    decided: Decided<'_>,
     console: Option<OwnedFd>,
-    preserved: Preserved,
     globals: &Globals,
 ) -> Result<Init> {
+    let Decided { bundle, process, preserved, mut workload } = decided;
     let spec = &bundle.spec;
     entry.record.no_new_keyring = args.no_new_keyring;
     let cgroup = begin(entry, bundle, globals)?;
@@ -132,8 +149,7 @@ fn fill(
         notify::make_directory(&entry.dir)?;
     }
     let hook_output = common::hook_output(&entry.record)?;
-    let process = process(spec, preserved)?;
-    let mut workload = choose(&process, bundle, globals)?;
+    workload.prepare()?;
     entry.record.wasm = workload.needs().in_process;
     let record = entry.record.clone();
     let create = Create {

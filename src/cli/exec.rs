@@ -176,6 +176,7 @@ fn enter(
         handler: globals.handler.as_deref(),
         host: common::host(globals),
     })?;
+    workload.prepare()?;
     let exec = Exec {
         id: &args.id,
         process,

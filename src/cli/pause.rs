@@ -1,6 +1,6 @@
 //! `runw pause`: stops every process of a container by its freezer, which alone remembers it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Globals, common};
 use crate::seam::Status;
@@ -13,12 +13,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
+    let (entry, status) = common::hold(globals, &args.id)?;
     // runc's rule and words; a paused container counts as not running too.
-    if !matches!(common::status(&entry)?, Status::Running | Status::Created) {
+    if !matches!(status, Status::Running | Status::Created) {
         bail!("container not running");
     }
-    common::cgroup(&entry)?.context("the container has no cgroup")?.set_frozen(true)?;
+    common::set_frozen(&entry, true)?;
     Ok(0)
 }

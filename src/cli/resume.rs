@@ -1,6 +1,6 @@
 //! `runw resume`: wakes a container that was paused, by whomever.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Globals, common};
 use crate::seam::Status;
@@ -13,11 +13,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
-    if common::status(&entry)? != Status::Paused {
+    let (entry, status) = common::hold(globals, &args.id)?;
+    if status != Status::Paused {
         bail!("container not paused");
     }
-    common::cgroup(&entry)?.context("the container has no cgroup")?.set_frozen(false)?;
+    common::set_frozen(&entry, false)?;
     Ok(0)
 }

@@ -20,19 +20,18 @@ pub struct Args {
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
-    match common::status(&entry)? {
+    let (mut entry, status) = common::hold(globals, &args.id)?;
+    match status {
         Status::Created => {
             let spec = common::saved_spec(&entry)?;
             let init = entry.record.init.context("no init process")?;
-            let pidfd = lifecycle::open(init)?.context("cannot start a container that has stopped")?;
             let notify = Proxy::listen(&entry.dir, init.pid)?;
             release(&mut entry, &spec)?;
             if let Some(notify) = notify {
                 // As runc: a service has started when it says so. Others may have the container meanwhile.
                 entry.unlock();
-                notify.serve(pidfd.as_fd())?;
+                let pidfd = lifecycle::open(init)?;
+                pidfd.map_or_else(|| notify.pass_on().map(drop), |pidfd| notify.serve(pidfd.as_fd()))?;
             }
         }
         Status::Stopped => bail!("cannot start a container that has stopped"),

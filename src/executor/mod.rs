@@ -61,7 +61,7 @@ pub fn is_wasm(head: &[u8; 8]) -> bool {
     select::is_wasm(head)
 }
 
-/// Chooses the executor and, for wasm, finds or makes the compiled code.
+/// Chooses the executor. Nothing is made yet, compiled code neither.
 pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h>> {
     let argv = selection.process.args().clone().unwrap_or_default();
     let Some(name) = argv.first().cloned() else { bail!("process.args is empty") };
@@ -91,7 +91,11 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         // A hook may still put the file there (createContainer hooks of GPU and CNI plug-ins do).
         Found::Nothing if selection.hooks => chosen.plan = Plan::Undecided,
         Found::Nothing => select::nothing(&wish, &chosen.place.name)?,
-        Found::File { file, function } => chosen.settle(file, function)?,
+        Found::File { file, function } => {
+            if let Some(form) = select::judge(&file, &wish, &chosen.place.name)? {
+                chosen.plan = Plan::Judged { file, form, function };
+            }
+        }
     }
     Ok(Box::new(chosen))
 }
@@ -99,6 +103,12 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
 enum Plan {
     Native(native::Native),
     Undecided,
+    /// WebAssembly, to be compiled from the very descriptor that was judged.
+    Judged {
+        file: OwnedFd,
+        form: Verdict,
+        function: Option<String>,
+    },
     Wasm(Box<wasm::Guest>),
 }
 
@@ -113,14 +123,6 @@ struct Chosen<'a> {
 }
 
 impl Chosen<'_> {
-    /// Parent: the file is known; a wasm one is compiled, or found compiled, from this very descriptor.
-    fn settle(&mut self, file: OwnedFd, function: Option<String>) -> Result<()> {
-        let Some(form) = select::judge(&file, &self.wish, &self.place.name)? else { return Ok(()) };
-        let (artifact, kind) = self.compile(file, form)?;
-        self.plan = Plan::Wasm(Box::new(self.guest(artifact, kind, function)));
-        Ok(())
-    }
-
     fn compile(&self, file: OwnedFd, form: Verdict) -> Result<(OwnedFd, wasm::Kind)> {
         let bytes = select::read_whole(file, &self.place.name)?;
         wasm::compiled(&bytes, form, &self.place.name, &self.host)
@@ -141,12 +143,23 @@ impl Chosen<'_> {
 }
 
 impl Workload for Chosen<'_> {
+    fn prepare(&mut self) -> Result<()> {
+        self.plan = match std::mem::replace(&mut self.plan, Plan::Undecided) {
+            Plan::Judged { file, form, function } => {
+                let (artifact, kind) = self.compile(file, form)?;
+                Plan::Wasm(Box::new(self.guest(artifact, kind, function)))
+            }
+            plan => plan,
+        };
+        Ok(())
+    }
+
     fn needs(&self) -> Needs {
         match &self.plan {
             Plan::Wasm(guest) => {
                 Needs { guest_tree: true, carry: guest.artifact().into_iter().collect(), in_process: true }
             }
-            Plan::Native(_) | Plan::Undecided => Needs::default(),
+            Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Needs::default(),
         }
     }
 
@@ -188,14 +201,14 @@ impl Workload for Chosen<'_> {
         match &mut self.plan {
             Plan::Native(native) => native.ready(),
             Plan::Wasm(guest) => guest.ready(granted),
-            Plan::Undecided => bail!("internal: the executor was never decided"),
+            Plan::Undecided | Plan::Judged { .. } => bail!("internal: the executor was never settled"),
         }
     }
 
     fn keeps(&self) -> Vec<RawFd> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),
-            Plan::Native(_) | Plan::Undecided => Vec::new(),
+            Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Vec::new(),
         }
     }
 
@@ -203,7 +216,7 @@ impl Workload for Chosen<'_> {
         match &mut self.plan {
             Plan::Native(native) => native.run(),
             Plan::Wasm(guest) => guest.run(),
-            Plan::Undecided => bail!("internal: the executor was never decided"),
+            Plan::Undecided | Plan::Judged { .. } => bail!("internal: the executor was never settled"),
         }
     }
 }

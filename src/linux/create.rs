@@ -110,9 +110,7 @@ pub fn create(
     match attend(create, &plan, &spawned, workload, journal) {
         Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
-            // What the child says itself is nearer to the cause than what its end made of our own step.
-            let error = spawned.channel.pending_error().map_or(error, anyhow::Error::msg);
-            let error = explain(create, error);
+            let error = explain(create, spawned.channel.last_words().unwrap_or(error));
             undo(create, Some(&spawned))?;
             Err(error)
         }
@@ -188,7 +186,7 @@ fn attend(
                 journal.ready()?;
                 return spawned.channel.send(Tag::Go, &[], None);
             }
-            Tag::Error => bail!("{}", String::from_utf8_lossy(&message.body)),
+            Tag::Error => return Err(message.error()),
             tag => bail!("unexpected message {tag:?} from container init"),
         }
         spawned.channel.send(Tag::Go, &[], None)?;

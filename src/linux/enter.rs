@@ -8,7 +8,6 @@ use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 
 use super::attributes::Attributes;
-use super::process::Groups;
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
 use super::{fds, guest_tree, labels, pid1, process, sys, terminal};
@@ -73,12 +72,6 @@ impl Entering<'_> {
             _ => Granted::default(),
         };
         labels::apply(self.process, needs.in_process)?;
-        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
-        let groups = match self.keep_groups {
-            true => Groups::Keep,
-            false if process::may_set_groups(proc.dir.as_fd())? => Groups::Set,
-            false => Groups::Denied,
-        };
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -92,7 +85,8 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, groups)?;
+        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
+        process::take_on(self.process, proc.dir.as_fd(), self.keep_groups)?;
         fds::close_on_exec_from(self.first_free_fd)?;
         workload.ready(granted)?;
         self.close_all_but_needed(workload)?;

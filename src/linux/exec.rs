@@ -9,14 +9,14 @@ use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
 use rustix::fs::{Mode, OFlags};
 
 use super::attributes::{Affinity, Attributes};
-use super::cgroup::{Cgroup, Joiner};
+use super::cgroup::Cgroup;
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
 use super::namespaces::CLONE_NEWTIME;
 use super::seccomp::{self, Filter};
-use super::spawn::{self, Spawned};
+use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
-use super::{create, foreground, lifecycle, process, sys};
+use super::{create, lifecycle, process, sys};
 use crate::seam::{self, Workload};
 
 /// A process to be run in a container.
@@ -71,18 +71,16 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let joined = join_in_parent(&init, kinds)?;
     affinity.enter_initial()?;
     let cloned = clone(exec);
-    if !matches!(cloned, Ok((Side::Child(_), _))) {
+    if !matches!(cloned, Ok(Side::Child(_))) {
         leave_pid_namespace(joined)?;
     }
-    let (side, joiner) = cloned?;
-    let spawned = match side {
+    let spawned = match cloned? {
         Side::Child(channel) => {
             drop(read);
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
             let kinds = kinds & !joined;
             let inherited = Inherited {
                 init,
-                joiner,
                 kinds,
                 in_user_namespace,
                 unprivileged,
@@ -99,17 +97,11 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     match attend(exec, &spawned, read, workload) {
         Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
-            // What the child says itself is nearer to the cause than what its end made of our own step.
-            let told = spawned.channel.pending_error().map(anyhow::Error::msg);
+            let told = spawned.channel.last_words();
             spawn::kill_and_reap(&spawned);
             Err(told.unwrap_or(error))
         }
     }
-}
-
-enum Side {
-    Parent(Spawned),
-    Child(Channel),
 }
 
 /// The pid namespace is joined by the parent, for its child only (pid_namespaces(7)): that is one process fewer than
@@ -136,27 +128,18 @@ fn leave_pid_namespace(joined: i32) -> Result<()> {
     sys::setns(ours.as_fd(), libc::CLONE_NEWPID).context("go back to our pid namespace")
 }
 
-fn clone(exec: &Exec<'_>) -> Result<(Side, Joiner)> {
+fn clone(exec: &Exec<'_>) -> Result<Side> {
     // CVE-2016-9962: until its execve the process is in sight of the container with our memory and descriptors.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
-    let (ours, theirs) = Channel::pair()?;
-    let mut joiner = exec.cgroup.joiner(exec.sub_cgroups)?;
-    let mut cloned = sys::clone3(0, joiner.into_cgroup(), false);
-    if exec.sub_cgroups.is_empty() && cloned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
+    let busy = |error: &anyhow::Error| {
+        error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) == Some(libc::EBUSY)
+    };
+    match spawn::clone(0, &exec.cgroup.joiner(exec.sub_cgroups)?) {
         // A cgroup v2 that hands controllers down takes no process; the container's init has moved below it.
-        joiner = exec.cgroup.joiner_beside(exec.init.pid)?;
-        cloned = sys::clone3(0, joiner.into_cgroup(), false);
-    }
-    match cloned.context("clone the process")? {
-        sys::Cloned::Child => {
-            drop(ours);
-            Ok((Side::Child(theirs), joiner))
+        Err(error) if exec.sub_cgroups.is_empty() && busy(&error) => {
+            spawn::clone(0, &exec.cgroup.joiner_beside(exec.init.pid)?)
         }
-        sys::Cloned::Parent { pid, pidfd } => {
-            drop(theirs);
-            let process = seam::Process { pid, start_time: spawn::start_time(pid)? };
-            Ok((Side::Parent(Spawned { process, pidfd, channel: ours }), joiner))
-        }
+        cloned => cloned,
     }
 }
 
@@ -208,7 +191,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Ready => break,
-            Tag::Error => bail!("{}", String::from_utf8_lossy(&message.body)),
+            Tag::Error => return Err(message.error()),
             tag => bail!("unexpected message {tag:?} from the process"),
         }
     }
@@ -220,7 +203,6 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
 /// What the child has of its parent's.
 struct Inherited {
     init: OwnedFd,
-    joiner: Joiner,
     /// Namespaces that are still to be joined.
     kinds: i32,
     /// The user namespace is not the host's.
@@ -270,8 +252,6 @@ fn prepare(
     entering: &mut Entering<'_>,
     workload: &mut dyn Workload,
 ) -> Result<()> {
-    foreground::reset_signals_in_child()?;
-    inherited.joiner.enter().context("join the cgroup")?;
     inherited.affinity.settle()?;
     let mut keep = workload.needs().carry;
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 
-use super::attributes::Attributes;
+use super::attributes::{self, Attributes};
 use super::cgroup::Joiner;
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
@@ -34,6 +34,7 @@ pub struct Inherited {
 
 /// Never returns: the process becomes the workload or ends.
 pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload: &mut dyn Workload) -> ! {
+    attributes::reset_affinity();
     let ended = match let_go(create, &inherited, &channel, workload) {
         Ok(()) => live(create, inherited, channel, workload),
         Err(error) => {

@@ -82,7 +82,8 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
 }
 
 /// Identity, capabilities and directory, the last things before the workload's own.
-pub fn take_on(process: &Process, groups: Groups) -> Result<()> {
+/// With `keep_groups` the supplementary ones are left alone.
+pub fn take_on(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> Result<()> {
     let caps = Caps::of(process.capabilities().as_ref())?;
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
@@ -91,7 +92,7 @@ pub fn take_on(process: &Process, groups: Groups) -> Result<()> {
     // root_squash, FUSE), as runc does.
     let entered = change_directory(process.cwd())?;
     fix_stdio_owner(process.user().uid())?;
-    set_ids(process, groups)?;
+    set_ids(process, proc_self, keep_groups)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
     if !entered && !change_directory(process.cwd())? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
@@ -100,26 +101,19 @@ pub fn take_on(process: &Process, groups: Groups) -> Result<()> {
     caps.apply()
 }
 
-/// What becomes of the supplementary groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Groups {
-    Set,
-    /// Nobody may set them here.
-    Denied,
-    /// The caller's are kept, as it asked.
-    Keep,
-}
-
-fn set_ids(process: &Process, groups: Groups) -> Result<()> {
+fn set_ids(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> Result<()> {
     let user = process.user();
-    let gids = user.additional_gids().as_deref().unwrap_or_default();
-    match groups {
-        // Always, or the caller's supplementary groups would leak in.
-        Groups::Set => sys::set_groups(gids).context("process.user.additionalGids: setgroups")?,
-        Groups::Denied if !gids.is_empty() => {
-            bail!("process.user.additionalGids: cannot set any additional groups in a rootless container")
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    // Always, or the caller's supplementary groups would leak in; unless that is what was asked for.
+    match if keep_groups { Ok(()) } else { sys::set_groups(groups) } {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && groups_are_denied(proc_self)? => {
+            if !groups.is_empty() {
+                bail!(
+                    "process.user.additionalGids: cannot set any additional groups in a rootless container"
+                );
+            }
         }
-        Groups::Denied | Groups::Keep => {}
+        other => other.context("process.user.additionalGids: setgroups")?,
     }
     sys::set_gid(user.gid()).with_context(|| format!("process.user.gid: setgid {}", user.gid()))?;
     sys::set_uid(user.uid()).with_context(|| format!("process.user.uid: setuid {}", user.uid()))
@@ -128,12 +122,12 @@ fn set_ids(process: &Process, groups: Groups) -> Result<()> {
 /// user_namespaces(7): once `deny` is written, nobody in the namespace may call setgroups(2).
 ///
 /// Asked of our own handle: the container's /proc is the image's as long as nothing is mounted there.
-pub fn may_set_groups(proc_self: BorrowedFd<'_>) -> Result<bool> {
+fn groups_are_denied(proc_self: BorrowedFd<'_>) -> Result<bool> {
     let file = rustix::fs::openat(proc_self, "setgroups", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context("open /proc/self/setgroups")?;
     let mut text = String::new();
     std::fs::File::from(file).read_to_string(&mut text).context("read /proc/self/setgroups")?;
-    Ok(text.trim() != "deny")
+    Ok(text.trim() == "deny")
 }
 
 /// False when permission is missing, which the other identity may have.

@@ -10,7 +10,7 @@ use rustix::process::{
 use super::cgroup::Joiner;
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
-use super::{attributes, foreground, sys};
+use super::{foreground, sys};
 use crate::seam::Process;
 
 /// The process as its parent holds it.
@@ -26,7 +26,7 @@ pub enum Side {
     Child(Channel),
 }
 
-/// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
+/// The container's first process, in its namespaces.
 pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
     // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it. The files of
     // a non-dumpable process belong to root, though, and the unprivileged must write its id maps: there the child
@@ -34,28 +34,42 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
     if rustix::process::geteuid().is_root() {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     }
+    if !plan.needs_intermediate() {
+        return clone(plan.clone_flags(joiner.is_complete_by_clone()), joiner);
+    }
+    match clone(0, joiner)? {
+        Side::Parent(intermediate) => follow(intermediate).map(Side::Parent),
+        Side::Child(channel) => Ok(or_end(cross(plan, &channel), channel)),
+    }
+}
+
+/// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
+pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
     let (ours, theirs) = Channel::pair()?;
-    let intermediate = plan.needs_intermediate();
-    let flags = if intermediate { 0 } else { plan.clone_flags(joiner.is_complete_by_clone()) };
-    match sys::clone3(flags, joiner.into_cgroup(), false).context("clone the container's first process")? {
+    match sys::clone3(namespaces, joiner.into_cgroup(), false)
+        .context("clone a process into the container")?
+    {
         sys::Cloned::Child => {
             drop(ours);
-            let entered =
+            let joined =
                 foreground::reset_signals_in_child().and_then(|()| joiner.enter().context("join the cgroup"));
-            attributes::reset_affinity();
-            match entered.and_then(|()| if intermediate { cross(plan, &theirs) } else { Ok(()) }) {
-                Ok(()) => Ok(Side::Child(theirs)),
-                Err(error) => {
-                    theirs.send_error(&error);
-                    sys::exit_now(1)
-                }
-            }
+            Ok(or_end(joined, theirs))
         }
         sys::Cloned::Parent { pid, pidfd } => {
             drop(theirs);
-            let (pid, pidfd) = if intermediate { follow(pid, &ours)? } else { (pid, pidfd) };
             let process = Process { pid, start_time: start_time(pid)? };
             Ok(Side::Parent(Spawned { process, pidfd, channel: ours }))
+        }
+    }
+}
+
+/// In a child: goes on, or says why not and ends.
+fn or_end(done: Result<()>, channel: Channel) -> Side {
+    match done {
+        Ok(()) => Side::Child(channel),
+        Err(error) => {
+            channel.send_error(&error);
+            sys::exit_now(1)
         }
     }
 }
@@ -72,10 +86,10 @@ fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
     }
 }
 
-fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
-    if let Some(pid) = Pid::from_raw(intermediate) {
-        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
-    }
+/// The process that an intermediate one has made.
+fn follow(intermediate: Spawned) -> Result<Spawned> {
+    let _ = waitid(WaitId::PidFd(intermediate.pidfd.as_fd()), WaitIdOptions::EXITED);
+    let channel = intermediate.channel;
     // Only now: had it died without a word, the process it made would hold the channel open, and both would wait
     // for ever.
     if !channel.has_message()? {
@@ -87,7 +101,7 @@ fn follow(intermediate: i32, channel: &Channel) -> Result<(i32, OwnedFd)> {
     // Our own child since CLONE_PARENT, so the pid cannot be recycled before we wait for it.
     let pidfd =
         pidfd_open(Pid::from_raw(pid).context("bad pid")?, PidfdFlags::empty()).context("pidfd_open")?;
-    Ok((pid, pidfd))
+    Ok(Spawned { process: Process { pid, start_time: start_time(pid)? }, pidfd, channel })
 }
 
 /// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone

@@ -77,6 +77,13 @@ pub struct Message {
     pub fd: Option<OwnedFd>,
 }
 
+impl Message {
+    /// What an `Error` says.
+    pub fn error(&self) -> anyhow::Error {
+        anyhow!("{}", String::from_utf8_lossy(&self.body))
+    }
+}
+
 /// One end of the talk.
 pub struct Channel(OwnedFd);
 
@@ -114,19 +121,25 @@ impl Channel {
     fn sent(&self, result: rustix::io::Result<usize>) -> Result<()> {
         match result {
             Ok(_) => Ok(()),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(self.last_words()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(self
+                .last_words()
+                .unwrap_or_else(|| anyhow!("the other side of the sync socket went away"))),
             Err(error) => Err(error).context("write to the sync socket"),
         }
     }
 
-    /// Of a peer that is gone: what it said last is the error, not that it cannot hear us any more.
-    fn last_words(&self) -> anyhow::Error {
-        while let Ok(Some(message)) = self.receive() {
-            if message.tag == Tag::Error {
-                return anyhow!("{}", String::from_utf8_lossy(&message.body));
+    /// The error that the peer has sent already, if it has: nearer to the cause than what its end made of a step of
+    /// ours.
+    pub fn last_words(&self) -> Option<anyhow::Error> {
+        // A peer that is gone is a message, too: the end of file.
+        while self.has_message().unwrap_or(false) {
+            match self.receive() {
+                Ok(Some(message)) if message.tag == Tag::Error => return Some(message.error()),
+                Ok(Some(_)) => {}
+                _ => break,
             }
         }
-        anyhow!("the other side of the sync socket went away")
+        None
     }
 
     /// The error's whole chain in one line, cut to the packet. A peer that is gone needs no telling.
@@ -148,23 +161,6 @@ impl Channel {
         match bytes.first() {
             Some(byte) if count > 0 && *byte == tag as u8 => Ok(()),
             _ => bail!("the other side went away while waiting for {tag:?}"),
-        }
-    }
-
-    /// The error that the peer has sent already, if it has.
-    pub fn pending_error(&self) -> Option<String> {
-        loop {
-            let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
-            if rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())) != Ok(1) {
-                return None;
-            }
-            match self.receive() {
-                Ok(Some(Message { tag: Tag::Error, body, .. })) => {
-                    return Some(String::from_utf8_lossy(&body).into_owned());
-                }
-                Ok(Some(_)) => {}
-                _ => return None,
-            }
         }
     }
 
@@ -209,9 +205,7 @@ impl Channel {
     pub fn expect(&self, tag: Tag) -> Result<Message> {
         match self.receive()? {
             Some(message) if message.tag == tag => Ok(message),
-            Some(Message { tag: Tag::Error, body, .. }) => {
-                bail!("{}", String::from_utf8_lossy(&body))
-            }
+            Some(message) if message.tag == Tag::Error => Err(message.error()),
             Some(message) => bail!("unexpected message {:?} while waiting for {tag:?}", message.tag),
             None => bail!("the other side went away while waiting for {tag:?}"),
         }

@@ -9,13 +9,10 @@ use std::process::Command;
 use rustix::fs::inotify;
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, alive, nothing_left, runw_only, script, spawn, until};
+use crate::harness::{Bundle, Container, alive, nothing_left, runw_only, script, spawn, until, with_cache};
 
 fn call_with_cache(command: &Command, cache: &Path) -> Command {
-    let line = r#"mkdir -p /var/cache/runw && mount --bind "$0" /var/cache/runw && exec "$@""#;
-    let mut shell = Command::new("unshare");
-    shell.args(["-m", "sh", "-c", line]).arg(cache).arg(command.get_program()).args(command.get_args());
-    shell
+    with_cache(command, &["--bind", cache.to_str().expect("utf-8")])
 }
 
 fn private_cache() -> tempfile::TempDir {

@@ -327,6 +327,30 @@ fn a_link_to_the_outside_resolves_inside() {
     assert_eq!(c.run().ok().out, "here\n");
 }
 
+/// Debian's /var/run -> /run in an image without /run: the link is completed inside the root, and a `..` behind what
+/// is missing takes its name back (runc: securejoin).
+#[test]
+fn a_dangling_link_to_a_mount_point_is_completed_inside() {
+    if differs(Kind::Crun, "it refuses a `..` behind what is missing") {
+        return;
+    }
+    let bundle = Bundle::sh("test -d /gone/x && test -d /new/dir && cat /else/where/file");
+    let rootfs = bundle.rootfs();
+    std::fs::create_dir(rootfs.join("links")).expect("mkdir");
+    symlink("/gone", rootfs.join("links/gone")).expect("symlink");
+    symlink("../else/where/file", rootfs.join("links/file")).expect("symlink");
+    let file = bundle.outside("d").join("f");
+    std::fs::write(&file, "here\n").expect("write");
+    let tmpfs = Path::new("tmpfs");
+    let bundle = bundle
+        .mount("/links/gone/x", "tmpfs", tmpfs, &[])
+        .mount("/missing/../new/dir", "tmpfs", tmpfs, &[])
+        .bind(&file, "/links/file", &["bind"]);
+    let c = Container::new(bundle);
+    assert_eq!(c.run().ok().out, "here\n");
+    assert!(rootfs.join("gone/x").is_dir() && !rootfs.join("missing").exists());
+}
+
 /// CVE-2019-16884, CVE-2023-27561, CVE-2024-45310 and their kind: a file of the image where a kernel path must be.
 #[test]
 fn proc_that_is_a_link_or_a_file_is_refused() {

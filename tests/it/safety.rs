@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Container, Kind, cap, differs, kind, long, nothing_left, run, runtime, runw_only, skip, spawn,
+    Bundle, Container, Kind, cap, differs, each, kind, long, nothing_left, run, runtime, runw_only, skip,
+    spawn,
 };
 
 /// True, with a skip, when strace cannot inject here.
@@ -47,7 +48,7 @@ fn killed_at_any_moment_delete_force_cleans_up() {
         return;
     }
     let points: u64 = if long() { 400 } else { 30 };
-    for i in 0..points {
+    each(&Vec::from_iter(0..points), |i| {
         let c = Container::new(Bundle::sh("exec sleep 100"));
         let mut running = spawn(&mut c.create_command(&[]));
         std::thread::sleep(Duration::from_micros(i * 40_000 / points));
@@ -55,7 +56,7 @@ fn killed_at_any_moment_delete_force_cleans_up() {
         let _ = running.child.wait();
         c.call(&["delete", "--force", &c.id]).ok();
         nothing_left(&c);
-    }
+    });
 }
 
 #[test]
@@ -65,13 +66,13 @@ fn killed_at_each_system_call_delete_force_cleans_up() {
     }
     let total = count_calls(Bundle::sh("exec sleep 100"), "all");
     let step = if long() { 1 } else { (total / 40).max(1) };
-    for n in (1..=total).step_by(step) {
+    each(&Vec::from_iter((1..=total).step_by(step)), |n| {
         let c = Container::new(Bundle::sh("exec sleep 100"));
         injected(&c, &format!("all:signal=SIGKILL:when={n}"));
         let out = c.call(&["delete", "--force", &c.id]);
         assert_eq!(out.code, 0, "killed at call {n} of {total}: {out:?}");
         nothing_left(&c);
-    }
+    });
 }
 
 /// Whatever may fail between the first look at the bundle and the last word to the caller.
@@ -92,7 +93,7 @@ fn each_call_of_the_runtime_made_to_fail() {
         // First, last and middle calls say most; `make test-all` takes each.
         let picks: Vec<usize> =
             if total <= most { (1..=total).collect() } else { vec![1, total / 2 + 1, total] };
-        for n in picks {
+        each(&picks, |n| {
             let c = Container::new(Bundle::sh("exec sleep 100"));
             let out = injected(&c, &format!("{name}:error=EIO:when={n}"));
             assert_ne!(out.code, 137, "{name} {n} of {total} made create hang: {out:?}");
@@ -102,7 +103,7 @@ fn each_call_of_the_runtime_made_to_fail() {
                 c.call(&["delete", "--force", &c.id]).ok();
             }
             nothing_left(&c);
-        }
+        });
     }
 }
 

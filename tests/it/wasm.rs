@@ -1,11 +1,12 @@
 //! Wasm containers: chosen without being told, with the life of a process.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, Out, guest, nothing_left, run, runw_only, spawn_with_stdin, until};
+use crate::harness::{
+    Bundle, COLD, Container, Out, guest, nothing_left, run, runw_only, spawn_with_stdin, until, with_cache,
+};
 
 /// Core module and component of the same program.
 const PROBES: [&str; 2] = ["probe.wasm", "probe-component.wasm"];
@@ -378,15 +379,8 @@ fn broken_modules_are_refused_at_create() {
     }
 }
 
-/// Runs with `cache` in the place of the host's compiled-code cache, in a mount namespace of the call's own.
-fn with_cache(c: &Container, cache: &Path) -> Out {
-    let line = r#"mkdir -p /var/cache/runw && mount --bind "$0" /var/cache/runw && exec "$@""#;
-    let command = c.run_command(&[]);
-    run(Command::new("unshare")
-        .args(["-m", "sh", "-c", line])
-        .arg(cache)
-        .arg(command.get_program())
-        .args(command.get_args()))
+fn run_with_cache(c: &Container, cache: &Path) -> Out {
+    run(&mut with_cache(&c.run_command(&[]), &["--bind", cache.to_str().expect("utf-8")]))
 }
 
 fn entries(dir: &Path) -> Vec<(std::path::PathBuf, u64, u64)> {
@@ -417,10 +411,10 @@ fn compiled_code_is_kept_and_a_poisoned_entry_is_a_miss() {
     std::fs::set_permissions(cache.path(), PermissionsExt::from_mode(0o700)).expect("chmod");
     for name in ["hello.wasm", "hello-component.wasm"] {
         let c = Container::new(Bundle::wasm(name, &[]));
-        assert_eq!(with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
+        assert_eq!(run_with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
         let first = entries(cache.path());
         assert!(!first.is_empty(), "nothing was cached");
-        with_cache(&c, cache.path()).ok();
+        run_with_cache(&c, cache.path()).ok();
         assert_eq!(entries(cache.path()), first, "the second start compiled again");
         for poison in [b"".to_vec(), b"not code".to_vec(), vec![0x7f; 1 << 16]] {
             for (path, _, _) in entries(cache.path()) {
@@ -428,7 +422,7 @@ fn compiled_code_is_kept_and_a_poisoned_entry_is_a_miss() {
                 std::fs::remove_file(&path).expect("unlink");
                 std::fs::write(&path, &poison).expect("poison");
             }
-            assert_eq!(with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
+            assert_eq!(run_with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
         }
         for (path, _, _) in entries(cache.path()) {
             // One byte in the middle: only an integrity check can tell.
@@ -438,7 +432,7 @@ fn compiled_code_is_kept_and_a_poisoned_entry_is_a_miss() {
             std::fs::remove_file(&path).expect("unlink");
             std::fs::write(&path, bytes).expect("poison");
         }
-        assert_eq!(with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
+        assert_eq!(run_with_cache(&c, cache.path()).ok().out, "hello from wasm (c)\n");
     }
 }
 
@@ -451,13 +445,32 @@ fn a_cache_that_others_may_write_is_not_used() {
     let cache = tempfile::tempdir().expect("tempdir");
     std::fs::set_permissions(cache.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
     let c = Container::new(Bundle::wasm("hello.wasm", &[]));
-    let out = with_cache(&c, cache.path());
+    let out = run_with_cache(&c, cache.path());
     assert!(out.code == 1 || out.out == "hello from wasm (c)\n", "{out:?}");
     assert!(
         entries(cache.path()).is_empty()
             || std::fs::metadata(cache.path()).expect("stat").permissions().mode() & 0o077 == 0
     );
     nothing_left(&c);
+}
+
+/// Code cannot be mapped from there; the operator is told, once for each container.
+#[test]
+fn a_cache_on_a_noexec_file_system_is_copied_from() {
+    if runw_only("wasm") {
+        return;
+    }
+    for (options, warnings) in [("noexec", 1), ("exec", 0)] {
+        for name in ["hello.wasm", "hello-component.wasm"] {
+            let c = Container::new(Bundle::wasm(name, &[]));
+            let mount = [&["-o", options], COLD].concat();
+            let out = run(&mut with_cache(&c.run_command(&[]), &mount)).ok();
+            assert_eq!(out.out, "hello from wasm (c)\n", "{name} {options}");
+            let told = out.err.lines().filter(|line| line.contains("level=warning")).collect::<Vec<_>>();
+            assert_eq!(told.len(), warnings, "{name} {options}: {out:?}");
+            assert!(told.iter().all(|line| line.contains("/var/cache/runw is on a noexec")), "{out:?}");
+        }
+    }
 }
 
 #[test]
@@ -470,7 +483,9 @@ fn many_creates_of_one_module_at_once() {
         .expect("chmod");
     std::thread::scope(|s| {
         let all: Vec<_> = (0..6)
-            .map(|_| s.spawn(|| with_cache(&Container::new(Bundle::wasm("rust-p2.wasm", &[])), cache.path())))
+            .map(|_| {
+                s.spawn(|| run_with_cache(&Container::new(Bundle::wasm("rust-p2.wasm", &[])), cache.path()))
+            })
             .collect();
         for one in all {
             assert_eq!(one.join().expect("join").ok().out, "hello from wasm (rust)\n");

@@ -2,57 +2,48 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, guest, nothing_left, runw_only};
+use crate::harness::{Bundle, Container, cap, guest, id_map, nothing_left, runw_only};
 
+/// The core module and the component of one program, which takes its steps as words.
 const PROBES: [&str; 2] = ["probe.wasm", "probe-component.wasm"];
 
+/// The probe with these steps.
+fn steps(probe: &str, words: &str) -> Bundle {
+    Bundle::wasm(probe, &words.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Judges what the steps say of each probe's container; none of them may fail to run.
+fn on_each_probe(words: &str, change: impl Fn(Bundle) -> Bundle, judge: impl Fn(&Container, &str)) {
+    if runw_only("wasm") {
+        return;
+    }
+    for probe in PROBES {
+        let c = Container::new(change(steps(probe, words)));
+        let out = c.run().ok().out;
+        println!("{probe}: {out}");
+        judge(&c, &out);
+    }
+}
+
 #[track_caller]
-fn output(bundle: Bundle) -> String {
-    Container::new(bundle).run().ok().out
+fn has_lines(out: &str, wanted: &[&str]) {
+    for line in wanted {
+        assert!(out.lines().any(|said| said == *line), "{line} is not in {out}");
+    }
 }
 
 #[test]
 fn files_of_the_root() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let steps = [
-            "read",
-            "/etc/group",
-            "write",
-            "/tmp/f",
-            "text",
-            "read",
-            "/tmp/f",
-            "mkdir",
-            "/tmp/d",
-            "rename",
-            "/tmp/f",
-            "/tmp/d/g",
-            "list",
-            "/tmp/d",
-            "symlink",
-            "d/g",
-            "/tmp/l",
-            "read",
-            "/tmp/l",
-            "readlink",
-            "/tmp/l",
-            "unlink",
-            "/tmp/l",
-            "read",
-            "/tmp/l",
-            "read",
-            "relative",
-        ];
-        let bundle = Bundle::wasm(name, &steps);
+    let words = "read /etc/group write /tmp/f text read /tmp/f mkdir /tmp/d rename /tmp/f /tmp/d/g list /tmp/d \
+        symlink d/g /tmp/l read /tmp/l readlink /tmp/l unlink /tmp/l read /tmp/l read relative";
+    let change = |bundle: Bundle| {
         std::fs::write(bundle.rootfs().join("relative"), "by no cwd").expect("write");
-        let c = Container::new(bundle);
-        let out = c.run().ok().out;
-        let want = [
+        bundle
+    };
+    on_each_probe(words, change, |c, out| {
+        let wanted = [
             "write /tmp/f: ok",
             "read /tmp/f: [text]",
             "mkdir /tmp/d: ok",
@@ -65,68 +56,50 @@ fn files_of_the_root() {
             "read /tmp/l: ENOENT",
             "read relative: [by no cwd]",
         ];
-        for line in want {
-            assert!(out.lines().any(|l| l == line), "{name}: {line} is not in {out}");
-        }
+        has_lines(out, &wanted);
         assert!(out.contains("root:x:0:"), "{out}");
         assert_eq!(std::fs::read_to_string(c.bundle.rootfs().join("tmp/d/g")).expect("read"), "text");
-    }
+    });
 }
 
 #[test]
 fn binds_are_read_and_written_and_read_only_is_honoured() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let bundle = Bundle::wasm(
-            name,
-            &[
-                "read", "/rw/f", "write", "/rw/new", "made", "read", "/ro/f", "write", "/ro/f", "no",
-                "write", "/ro/new", "no", "list", "/ro",
-            ],
-        );
+    let words = "read /rw/f write /rw/new made read /ro/f write /ro/f no write /ro/new no list /ro";
+    let change = |bundle: Bundle| {
         let (rw, ro) = (bundle.outside("rw"), bundle.outside("ro"));
         std::fs::write(rw.join("f"), "one").expect("write");
         std::fs::write(ro.join("f"), "two").expect("write");
-        let c = Container::new(bundle.bind(&rw, "/rw", &["rbind"]).bind(&ro, "/ro", &["rbind", "ro"]));
-        let out = c.run().ok().out;
-        for line in ["read /rw/f: [one]", "write /rw/new: ok", "read /ro/f: [two]", "list /ro: f"] {
-            assert!(out.lines().any(|l| l == line), "{name}: {line} is not in {out}");
-        }
+        bundle.bind(&rw, "/rw", &["rbind"]).bind(&ro, "/ro", &["rbind", "ro"])
+    };
+    on_each_probe(words, change, |c, out| {
+        has_lines(out, &["read /rw/f: [one]", "write /rw/new: ok", "read /ro/f: [two]", "list /ro: f"]);
         for path in ["/ro/f", "/ro/new"] {
             let line = out.lines().find(|l| l.starts_with(&format!("write {path}: "))).expect("a line");
-            assert!(!line.ends_with("ok"), "{name}: {line}");
+            assert!(!line.ends_with("ok"), "{line}");
         }
-        assert_eq!(std::fs::read_to_string(rw.join("new")).expect("read"), "made");
-        assert_eq!(std::fs::read_to_string(ro.join("f")).expect("read"), "two");
-    }
+        let read = |name: &str| std::fs::read_to_string(c.bundle.path().join(name)).expect("read");
+        assert_eq!((read("rw/new"), read("ro/f")), ("made".into(), "two".into()));
+    });
 }
 
 #[test]
 fn a_read_only_root_holds() {
-    if runw_only("wasm") {
-        return;
-    }
-    let bundle = Bundle::wasm(
-        "probe.wasm",
-        &["write", "/etc/group", "x", "mkdir", "/d", "write", "/t/f", "x", "read", "/t/f"],
-    )
-    .mount("/t", "tmpfs", Path::new("tmpfs"), &["mode=1777"])
-    .edit(|c| c["root"]["readonly"] = json!(true));
-    std::fs::create_dir(bundle.rootfs().join("t")).expect("mkdir");
-    let out = output(bundle);
-    // wasmtime-wasi 48 has no name for EROFS and says EIO; what counts is that it fails.
-    assert!(!out.contains("write /etc/group: ok") && !out.contains("mkdir /d: ok"), "{out}");
-    assert!(out.contains("read /t/f: [x]"), "{out}");
+    let words = "write /etc/group x mkdir /d write /t/f x read /t/f";
+    let change = |bundle: Bundle| {
+        std::fs::create_dir(bundle.rootfs().join("t")).expect("mkdir");
+        let tmpfs = Path::new("tmpfs");
+        bundle.mount("/t", "tmpfs", tmpfs, &["mode=1777"]).edit(|c| c["root"]["readonly"] = json!(true))
+    };
+    on_each_probe(words, change, |_, out| {
+        // wasmtime-wasi 48 has no name for EROFS and says EIO; what counts is that it fails.
+        assert!(!out.contains("write /etc/group: ok") && !out.contains("mkdir /d: ok"), "{out}");
+        assert!(out.contains("read /t/f: [x]"), "{out}");
+    });
 }
 
 /// A guest that opens /proc/self/mem writes the host process's memory: it must not even find the name.
 #[test]
 fn proc_dev_and_sys_are_not_there() {
-    if runw_only("wasm") {
-        return;
-    }
     let paths = [
         "/proc/self/mem",
         "proc/self/mem",
@@ -140,242 +113,174 @@ fn proc_dev_and_sys_are_not_there() {
         "/etc/../proc/self/mem",
         "/../proc/self/mem",
     ];
-    for name in PROBES {
-        for step in ["read", "open-rw"] {
-            let args: Vec<&str> = paths.iter().flat_map(|p| [step, p]).collect();
-            let out = output(Bundle::wasm(name, &args));
-            for line in out.lines() {
-                let climbs = line.contains(" /../");
-                assert!(
-                    line.ends_with(": ENOENT") || (climbs && !line.ends_with("ok") && !line.contains('[')),
-                    "{name}: {line}"
-                );
-            }
-            assert_eq!(out.lines().count(), paths.len());
-        }
-        let out = output(Bundle::wasm(name, &["list", "/proc", "list", "/dev", "list", "/sys"]));
-        assert_eq!(out, "list /proc:\nlist /dev:\nlist /sys:\n", "{name}");
+    for step in ["read", "open-rw"] {
+        let words: String = paths.iter().map(|path| format!("{step} {path} ")).collect();
+        on_each_probe(
+            &words,
+            |bundle| bundle,
+            |_, out| {
+                for line in out.lines() {
+                    let climbs = line.contains(" /../");
+                    assert!(
+                        line.ends_with(": ENOENT")
+                            || (climbs && !line.ends_with("ok") && !line.contains('[')),
+                        "{line}"
+                    );
+                }
+                assert_eq!(out.lines().count(), paths.len());
+            },
+        );
     }
+    on_each_probe(
+        "list /proc list /dev list /sys",
+        |bundle| bundle,
+        |_, out| {
+            assert_eq!(out, "list /proc:\nlist /dev:\nlist /sys:\n");
+        },
+    );
 }
 
 #[test]
 fn links_do_not_lead_to_what_is_hidden() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let bundle = Bundle::wasm(
-            name,
-            &[
-                "read",
-                "/a",
-                "read",
-                "/b",
-                "read",
-                "/c/passwd",
-                "symlink",
-                "../proc/self/mem",
-                "/tmp/m",
-                "open-rw",
-                "/tmp/m",
-            ],
-        );
+    let words = "read /a read /b read /c/passwd symlink ../proc/self/mem /tmp/m open-rw /tmp/m";
+    let change = |bundle: Bundle| {
         for (target, link) in
             [("/proc/self/mem", "a"), ("proc/1/environ", "b"), ("../../../../../../../../etc", "c")]
         {
             std::os::unix::fs::symlink(target, bundle.rootfs().join(link)).expect("symlink");
         }
-        let out = output(bundle);
+        bundle
+    };
+    on_each_probe(words, change, |_, out| {
         for line in out.lines().filter(|l| !l.starts_with("symlink")) {
-            assert!(!line.contains('[') && !line.ends_with("ok"), "{name}: {line}");
+            assert!(!line.contains('[') && !line.ends_with("ok"), "{line}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_masked_path_is_hidden_from_the_guest_too() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let bundle = Bundle::wasm(
-            name,
-            &[
-                "read",
-                "/secret",
-                "list",
-                "/hidden",
-                "read",
-                "/hidden/f",
-                "read",
-                "/data/under",
-                "write",
-                "/fixed",
-                "x",
-            ],
-        )
-        .edit(|c| {
-            c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/data/under"]);
-            c["linux"]["readonlyPaths"] = json!(["/fixed"]);
-        });
-        let root = bundle.rootfs();
+    let words = "read /secret list /hidden read /hidden/f read /data/under write /fixed x";
+    let change = |bundle: Bundle| {
+        let (root, data) = (bundle.rootfs(), bundle.outside("data"));
         std::fs::create_dir(root.join("hidden")).expect("mkdir");
-        let data = bundle.outside("data");
         for path in [root.join("secret"), root.join("hidden/f"), root.join("fixed"), data.join("under")] {
             std::fs::write(path, "SECRET").expect("write");
         }
-        let c = Container::new(bundle.bind(&data, "/data", &["rbind"]));
-        let out = c.run().ok().out;
-        assert!(!out.contains("SECRET") && out.contains("list /hidden:\n"), "{name}: {out}");
-        assert_eq!(std::fs::read_to_string(root.join("fixed")).expect("read"), "SECRET", "{name}: {out}");
-    }
+        bundle.bind(&data, "/data", &["rbind"]).edit(|c| {
+            c["linux"]["maskedPaths"] = json!(["/secret", "/hidden", "/data/under"]);
+            c["linux"]["readonlyPaths"] = json!(["/fixed"]);
+        })
+    };
+    on_each_probe(words, change, |c, out| {
+        assert!(!out.contains("SECRET") && out.contains("list /hidden:\n"), "{out}");
+        assert_eq!(std::fs::read_to_string(c.bundle.rootfs().join("fixed")).expect("read"), "SECRET");
+    });
 }
 
 /// `-v /:/host`: the host's own /proc comes with the rbind and must not be there either.
 #[test]
 fn the_host_s_root_without_its_kernel_file_systems() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let bundle = Bundle::wasm(
-            name,
-            &[
-                "read",
-                "/host/etc/debian_version",
-                "open-rw",
-                "/host/proc/self/mem",
-                "read",
-                "/host/proc/1/cmdline",
-                "read",
-                "/host/dev/null",
-                "read",
-                "/host/sys/kernel/uevent_seqnum",
-                "list",
-                "/host/proc",
-                "list",
-                "/host/sys",
-                "read",
-                "/host/sys/fs/cgroup/pids/tasks",
-            ],
-        );
-        let out = output(bundle.bind(Path::new("/"), "/host", &["rbind", "ro"]));
-        assert!(out.contains("read /host/etc/debian_version: ["), "{name}: {out}");
+    let words = "read /host/etc/debian_version open-rw /host/proc/self/mem read /host/proc/1/cmdline \
+        read /host/dev/null read /host/sys/kernel/uevent_seqnum list /host/proc list /host/sys \
+        read /host/sys/fs/cgroup/pids/tasks";
+    let change = |bundle: Bundle| bundle.bind(Path::new("/"), "/host", &["rbind", "ro"]);
+    on_each_probe(words, change, |_, out| {
+        assert!(out.contains("read /host/etc/debian_version: ["), "{out}");
         for line in out.lines().skip_while(|l| !l.starts_with("open-rw")) {
             assert!(
                 line.ends_with(": ENOENT") || line == "list /host/proc:" || line == "list /host/sys:",
-                "{name}: {line}"
+                "{line}"
             );
         }
-    }
+    });
 }
 
 #[test]
 fn a_proc_bound_by_name_is_judged_by_its_type() {
-    if runw_only("wasm") {
-        return;
-    }
-    let bundle =
-        Bundle::wasm("probe.wasm", &["open-rw", "/looks/harmless/self/mem", "list", "/looks/harmless"]);
-    let out = output(bundle.bind(Path::new("/proc"), "/looks/harmless", &["rbind"]));
-    assert_eq!(out, "open-rw /looks/harmless/self/mem: ENOENT\nlist /looks/harmless:\n");
+    let change = |bundle: Bundle| bundle.bind(Path::new("/proc"), "/looks/harmless", &["rbind"]);
+    on_each_probe("open-rw /looks/harmless/self/mem list /looks/harmless", change, |_, out| {
+        assert_eq!(out, "open-rw /looks/harmless/self/mem: ENOENT\nlist /looks/harmless:\n");
+    });
 }
 
 #[test]
 fn a_link_from_the_root_into_a_mount_and_a_file_mount() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let bundle = Bundle::wasm(
-            name,
-            &["read", "/link/f", "read", "/etc/given", "write", "/etc/given", "new", "list", "/deep/er"],
-        );
-        let data = bundle.outside("data");
+    let words = "read /link/f read /etc/given write /etc/given new list /deep/er";
+    let change = |bundle: Bundle| {
+        let (data, file) = (bundle.outside("data"), bundle.path().join("file"));
         std::fs::write(data.join("f"), "through").expect("write");
-        let file = bundle.path().join("file");
         std::fs::write(&file, "given").expect("write");
         std::os::unix::fs::symlink("data", bundle.rootfs().join("link")).expect("symlink");
-        let c = Container::new(
-            bundle.bind(&data, "/data", &["rbind"]).bind(&file, "/etc/given", &["bind"]).bind(
-                &data,
-                "/deep/er",
-                &["bind", "ro"],
-            ),
-        );
+        let bundle = bundle.bind(&data, "/data", &["rbind"]).bind(&file, "/etc/given", &["bind"]);
+        bundle.bind(&data, "/deep/er", &["bind", "ro"])
+    };
+    on_each_probe(words, change, |c, out| {
         assert_eq!(
-            c.run().ok().out,
-            "read /link/f: [through]\nread /etc/given: [given]\nwrite /etc/given: ok\nlist /deep/er: f\n",
-            "{name}"
+            out,
+            "read /link/f: [through]\nread /etc/given: [given]\nwrite /etc/given: ok\nlist /deep/er: f\n"
         );
-        assert_eq!(std::fs::read_to_string(file).expect("read"), "new", "{name}");
-    }
+        assert_eq!(std::fs::read_to_string(c.bundle.path().join("file")).expect("read"), "new");
+    });
 }
 
 #[test]
 fn permissions_are_the_user_s() {
-    if runw_only("wasm") {
-        return;
-    }
-    let bundle = Bundle::wasm(
-        "probe.wasm",
-        &["read", "/private", "write", "/etc/group", "x", "write", "/tmp/mine", "x"],
-    )
-    .edit(|c| {
-        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-        c["process"]["capabilities"] = crate::harness::cap(&[]);
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let change = |bundle: Bundle| {
+        let private = bundle.rootfs().join("private");
+        std::fs::write(&private, "SECRET").expect("write");
+        std::fs::set_permissions(&private, PermissionsExt::from_mode(0o600)).expect("chmod");
+        bundle.edit(a_user)
+    };
+    on_each_probe("read /private write /etc/group x write /tmp/mine x", change, |c, out| {
+        assert_eq!(out, "read /private: EACCES\nwrite /etc/group: EACCES\nwrite /tmp/mine: ok\n");
+        assert_eq!(std::fs::metadata(c.bundle.rootfs().join("tmp/mine")).expect("stat").uid(), 1000);
     });
-    let private = bundle.rootfs().join("private");
-    std::fs::write(&private, "SECRET").expect("write");
-    std::fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
-    let c = Container::new(bundle);
-    assert_eq!(c.run().ok().out, "read /private: EACCES\nwrite /etc/group: EACCES\nwrite /tmp/mine: ok\n");
-    use std::os::unix::fs::MetadataExt;
-    assert_eq!(std::fs::metadata(c.bundle.rootfs().join("tmp/mine")).expect("stat").uid(), 1000);
+}
+
+fn a_user(config: &mut Value) {
+    config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    config["process"]["capabilities"] = cap(&[]);
 }
 
 #[test]
 fn an_idmapped_bind_is_so_for_the_guest_too() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    if runw_only("wasm") {
-        return;
-    }
-    let bundle = Bundle::wasm("probe.wasm", &["read", "/mnt/f", "write", "/mnt/new", "x"]);
-    let dir = bundle.outside("d");
-    std::fs::write(dir.join("f"), "mine").expect("write");
-    std::fs::set_permissions(dir.join("f"), PermissionsExt::from_mode(0o600)).expect("chmod");
-    let c = Container::new(bundle.edit(|c| {
-        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-        c["process"]["capabilities"] = crate::harness::cap(&[]);
-        // root's files are the user's here.
-        let map = crate::harness::id_map(0, 1000, 1);
-        let mount = json!({"destination": "/mnt", "type": "bind", "source": dir, "options": ["rbind", "idmap"],
-            "uidMappings": map, "gidMappings": map});
-        c["mounts"].as_array_mut().expect("mounts").push(mount);
-    }));
-    assert_eq!(c.run().ok().out, "read /mnt/f: [mine]\nwrite /mnt/new: ok\n");
-    assert_eq!(std::fs::metadata(c.bundle.path().join("d/new")).expect("stat").uid(), 0);
+    let change = |bundle: Bundle| {
+        let dir = bundle.outside("d");
+        std::fs::write(dir.join("f"), "mine").expect("write");
+        std::fs::set_permissions(dir.join("f"), PermissionsExt::from_mode(0o600)).expect("chmod");
+        bundle.edit(a_user).edit(|c| {
+            // root's files are the user's here.
+            let map = id_map(0, 1000, 1);
+            let mount = json!({"destination": "/mnt", "type": "bind", "source": dir,
+                "options": ["rbind", "idmap"], "uidMappings": map, "gidMappings": map});
+            c["mounts"].as_array_mut().expect("mounts").push(mount);
+        })
+    };
+    on_each_probe("read /mnt/f write /mnt/new x", change, |c, out| {
+        assert_eq!(out, "read /mnt/f: [mine]\nwrite /mnt/new: ok\n");
+        assert_eq!(std::fs::metadata(c.bundle.path().join("d/new")).expect("stat").uid(), 0);
+    });
 }
 
 #[test]
 fn without_any_proc_in_the_container() {
-    if runw_only("wasm") {
-        return;
-    }
-    for name in PROBES {
-        let c = Container::new(
-            Bundle::wasm(name, &["say", "no proc", "read", "/etc/group"]).user_namespace().edit(|c| {
-                // Device nodes are bound in a user namespace, which needs a /dev that its root may write.
-                let dev = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]});
-                c["mounts"] = json!([dev]);
-                c["linux"]["maskedPaths"] = json!([]);
-                c["linux"]["readonlyPaths"] = json!([]);
-                c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-            }),
-        );
-        let out = c.run().ok().out;
-        assert!(out.starts_with("no proc\nread /etc/group: [root"), "{name}: {out}");
-    }
+    let change = |bundle: Bundle| {
+        bundle.user_namespace().edit(|c| {
+            // Device nodes are bound in a user namespace, which needs a /dev that its root may write.
+            let dev =
+                json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]});
+            c["mounts"] = json!([dev]);
+            c["linux"]["maskedPaths"] = json!([]);
+            c["linux"]["readonlyPaths"] = json!([]);
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        })
+    };
+    on_each_probe("say no-proc read /etc/group", change, |_, out| {
+        assert!(out.starts_with("no-proc\nread /etc/group: [root"), "{out}");
+    });
 }
 
 /// Real programs built from published sources: Go's own runtime (3 MB) and Debian's QuickJS.

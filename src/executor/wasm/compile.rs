@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::Kind;
 use super::cache::{self, Cache};
-use super::engine;
 use super::settings::{self, Settings};
 use super::world::plain;
+use super::{Kind, engine, load};
 use crate::executor::Host;
 use crate::executor::select::Verdict;
-use crate::seam::ConfineLimits;
+use crate::log;
+use crate::seam::{Confine, ConfineLimits};
 
 /// Cranelift recurses over what the guest nests; rayon's own 2 MiB is less than a main thread has.
 const COMPILER_STACK: usize = 8 << 20;
@@ -28,26 +28,41 @@ pub fn compiled(bytes: &[u8], form: Verdict, name: &str, host: &Host) -> Result<
         Verdict::Component => Kind::Component,
         Verdict::Text => kind_of_text(bytes),
     };
-    let cache = Cache::open(&settings::cache_dir(&settings, host.rootless)?, settings.wasm.cache_size)?;
+    let dir = settings::cache_dir(&settings, host.rootless)?;
+    let cache = Cache::open(&dir, settings.wasm.cache_size)?;
+    let artifact = find_or_make(&cache, bytes, kind, host.confine, &settings)
+        .with_context(|| format!("compile {name:?}"))?;
+    if load::is_noexec(&artifact)? {
+        log::warn(&format!(
+            "{} is on a noexec file system: each container copies its compiled code instead of sharing it",
+            dir.display()
+        ));
+    }
+    Ok((artifact, kind))
+}
+
+fn find_or_make(
+    cache: &Cache,
+    bytes: &[u8],
+    kind: Kind,
+    confine: &Confine,
+    settings: &Settings,
+) -> Result<OwnedFd> {
     let key =
         cache::key(&[bytes, engine::VERSION.as_bytes(), engine::CONFIGURATION, engine::cpu().as_bytes()]);
     if let Some(artifact) = cache.find(&key) {
-        return Ok((artifact, kind));
+        return Ok(artifact);
     }
     let _lock = cache.lock(&key)?;
     // Whoever held the lock before us compiled it.
     if let Some(artifact) = cache.find(&key) {
-        return Ok((artifact, kind));
+        return Ok(artifact);
     }
     let _slot = cache.slot()?;
     let limits =
         ConfineLimits { memory: settings.wasm.compile_memory, deadline: settings.wasm.compile_deadline };
-    let artifact = cache
-        .store(&key, |file| {
-            (host.confine)(&limits, &[file.as_raw_fd()], &mut || compile(bytes, kind, file.as_fd()))
-        })
-        .with_context(|| format!("compile {name:?}"))?;
-    Ok((artifact, kind))
+    cache
+        .store(&key, |file| confine(&limits, &[file.as_raw_fd()], &mut || compile(bytes, kind, file.as_fd())))
 }
 
 fn operator(host: &Host) -> Result<Settings> {

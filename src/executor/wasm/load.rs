@@ -35,10 +35,15 @@ pub fn component(engine: &Engine, artifact: &OwnedFd) -> Result<Component> {
     unsafe { Component::deserialize_file(engine, artifact.as_raw_fd().to_string()) }.map_err(plain)
 }
 
-/// The bytes, when the cache lies on a noexec file system and mmap(PROT_EXEC) of the file would fail (EPERM).
-fn unmappable(artifact: &OwnedFd) -> Result<Option<Vec<u8>>> {
+/// mmap(PROT_EXEC) of a file on a noexec file system fails (EPERM).
+pub fn is_noexec(artifact: &OwnedFd) -> Result<bool> {
     let vfs = rustix::fs::fstatvfs(artifact).context("statvfs of the cache")?;
-    if !vfs.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+    Ok(vfs.f_flag.contains(StatVfsMountFlags::NOEXEC))
+}
+
+/// The bytes, when they cannot be mapped.
+fn unmappable(artifact: &OwnedFd) -> Result<Option<Vec<u8>>> {
+    if !is_noexec(artifact)? {
         return Ok(None);
     }
     let mut bytes = Vec::new();

@@ -1,8 +1,27 @@
-//! A directory tree that stands for a hierarchy in unit tests.
+//! For unit tests: limits as text, and a directory tree that stands for a hierarchy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+use oci_spec::runtime::LinuxResources;
+
+use super::limits::Write;
+
+/// `v1::writes` or `v2::writes`.
+type Writes = fn(&LinuxResources) -> Result<Vec<Write>>;
+
+/// What is written for these resources: `field file=value`.
+pub fn list(writes: Writes, resources: &str) -> Vec<String> {
+    let writes = writes(&serde_json::from_str(resources).unwrap()).unwrap();
+    writes.iter().map(|w| format!("{} {}={}", w.field, w.file, w.value)).collect()
+}
+
+/// Why these resources cannot be.
+pub fn refused(writes: Writes, resources: &str) -> String {
+    writes(&serde_json::from_str(resources).unwrap()).unwrap_err().to_string()
+}
 
 pub struct TempTree(PathBuf);
 

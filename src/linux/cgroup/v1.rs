@@ -193,16 +193,15 @@ fn inherit(mount: &Path, dir: &Path, file: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::super::limits::apply;
-    use super::super::testing::TempTree;
+    use super::super::testing::{self, TempTree};
     use super::*;
 
     fn list(resources: &str) -> Vec<String> {
-        let writes = writes(&serde_json::from_str(resources).unwrap()).unwrap();
-        writes.iter().map(|w| format!("{} {}={}", w.field, w.file, w.value)).collect()
+        testing::list(writes, resources)
     }
 
     fn refused(resources: &str) -> String {
-        writes(&serde_json::from_str(resources).unwrap()).unwrap_err().to_string()
+        testing::refused(writes, resources)
     }
 
     #[test]

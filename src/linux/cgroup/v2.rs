@@ -275,16 +275,15 @@ pub fn settle_type(dir: &Path, writes: &[Write]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::TempTree;
+    use super::super::testing::{self, TempTree};
     use super::*;
 
     fn list(resources: &str) -> Vec<String> {
-        let writes = writes(&serde_json::from_str(resources).unwrap()).unwrap();
-        writes.iter().map(|w| format!("{} {}={}", w.field, w.file, w.value)).collect()
+        testing::list(writes, resources)
     }
 
     fn refused(resources: &str) -> String {
-        writes(&serde_json::from_str(resources).unwrap()).unwrap_err().to_string()
+        testing::refused(writes, resources)
     }
 
     #[test]

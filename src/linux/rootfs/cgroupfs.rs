@@ -7,15 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
 
-use super::Root;
-use super::mount::{Tree, directory_target, new_filesystem, set_attached};
+use super::mount::{Tree, new_filesystem, set_attached};
 use super::options::Options;
+use super::{Root, inside};
 use crate::linux::cgroup::V1Mount;
 use crate::linux::sys;
 
 pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &Options) -> Result<()> {
     let v1 = root.cgroup.v1_mounts()?;
-    let target = directory_target(at, destination)?;
+    let target = inside::directory(at, destination)?;
     if v1.is_empty() {
         return unified(root, options)?.attach(target.as_fd());
     }
@@ -24,7 +24,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     tmpfs.set_attributes(false, quiet, 0)?;
     tmpfs.attach(target.as_fd())?;
-    let top = directory_target(at, destination)?;
+    let top = inside::directory(at, destination)?;
     for hierarchy in &v1 {
         mount_hierarchy(root, top.as_fd(), hierarchy, options)
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
@@ -37,7 +37,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
 
 fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
     rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
-    let target = directory_target(top, Path::new(&v1.name))?;
+    let target = inside::directory(top, Path::new(&v1.name))?;
     let tree = if root.cgroup_namespace {
         let data = v1.options.clone();
         new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?

@@ -2,9 +2,7 @@
 //! /dev may be a symlink; here it leads nowhere but inside the root).
 
 use std::ffi::OsStr;
-use std::fs::Permissions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +10,8 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
 use rustix::io::Errno;
 
-use super::mount::{Tree, file_target, is_bind};
-use super::{Root, Sources};
+use super::mount::{Tree, is_bind};
+use super::{Root, Sources, inside};
 
 struct Node {
     path: PathBuf,
@@ -109,7 +107,7 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
 }
 
 fn make(at: BorrowedFd<'_>, node: &Node) -> Result<()> {
-    let (directory, name) = parent(at, &node.path)?;
+    let (directory, name) = inside::parent(at, &node.path)?;
     match rustix::fs::mknodat(&directory, name, node.kind, node.mode, node.device) {
         // One that is there already is the image's or the engine's business, as in runc.
         Err(Errno::EXIST) => return Ok(()),
@@ -125,7 +123,7 @@ fn bind(at: BorrowedFd<'_>, node: &Node, source: Option<OwnedFd>) -> Result<()> 
         Some(fd) => Tree::from_fd(fd),
         None => Tree::clone_of(&node.path, false)?,
     };
-    let target = file_target(at, &node.path)?;
+    let target = inside::file(at, &node.path)?;
     tree.attach(target.as_fd())
 }
 
@@ -138,18 +136,18 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 pub fn link_defaults(at: BorrowedFd<'_>) -> Result<()> {
-    let (directory, name) = parent(at, Path::new("/dev/ptmx"))?;
+    let (directory, name) = inside::parent(at, Path::new("/dev/ptmx"))?;
     match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error).context("remove /dev/ptmx"),
     }
     link(directory.as_fd(), "pts/ptmx", name)?;
     for (target, path) in LINKS {
-        let (directory, name) = parent(at, Path::new(path))?;
+        let (directory, name) = inside::parent(at, Path::new(path))?;
         link(directory.as_fd(), target, name)?;
     }
     if Path::new("/proc/kcore").exists() {
-        let (directory, name) = parent(at, Path::new("/dev/core"))?;
+        let (directory, name) = inside::parent(at, Path::new("/dev/core"))?;
         link(directory.as_fd(), "/proc/kcore", name)?;
     }
     Ok(())
@@ -160,16 +158,4 @@ fn link(at: BorrowedFd<'_>, target: &str, name: &OsStr) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("symlink {}", name.display())),
     }
-}
-
-fn parent<'a>(at: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        bail!("{} is not a path of a file", path.display());
-    };
-    let root = pathrs::RootRef::from_fd(at);
-    let directory = match root.resolve(parent) {
-        Ok(handle) => handle,
-        Err(_) => root.mkdir_all(parent, &Permissions::from_mode(0o755)).context("create its directory")?,
-    };
-    Ok((directory.into(), name))
 }

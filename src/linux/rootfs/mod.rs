@@ -121,7 +121,7 @@ impl Root<'_> {
         if self.no_pivot {
             return self.enter_without_pivot();
         }
-        let old = open_directory(Path::new("/"))?;
+        let old = slash()?;
         // pivot_root(2), "pivot_root(".", ".")": no directory for the old root has to exist in the image.
         rustix::process::pivot_root(".", ".").context("pivot_root")?;
         rustix::process::fchdir(&old).context("enter the old root")?;
@@ -172,18 +172,23 @@ impl Root<'_> {
 
 /// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).
 pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
-    let target = inside::file(Path::new("/dev/console"))?;
+    let target = inside::file(slash()?.as_fd(), Path::new("/dev/console"))?;
     Tree::clone_of_fd(slave)?.attach(target.as_fd()).context("bind the terminal on /dev/console")
 }
 
 /// runc creates a missing cwd, as Docker's users expect.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
-    match inside::directory(cwd) {
+    match inside::directory(slash()?.as_fd(), cwd) {
         Ok(_) => Ok(()),
         // The chdir that follows says what is wrong, with the user's own permissions.
         Err(_) if cwd.exists() => Ok(()),
         Err(error) => Err(error).with_context(|| format!("create process.cwd {}", cwd.display())),
     }
+}
+
+/// The container's root, after pivot_root.
+fn slash() -> Result<OwnedFd> {
+    open_directory(Path::new("/"))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

@@ -2,14 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
-use std::fs::Permissions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::Mount;
-use pathrs::flags::OpenFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -19,7 +16,7 @@ use rustix::mount::{
 };
 
 use super::options::{self, Options};
-use super::{Mounted, Root, cgroupfs, proc_path, sources};
+use super::{Mounted, Root, cgroupfs, inside, proc_path, sources};
 use crate::linux::sys::{self, MountAttr};
 
 /// A mount that is attached nowhere yet.
@@ -212,7 +209,7 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
         options.set &= !sys::MOUNT_ATTR_RDONLY;
         mounted.late_read_only.push("/dev".to_owned());
     }
-    let target = directory_target(mounted.root.as_fd(), destination)?;
+    let target = inside::directory(mounted.root.as_fd(), destination)?;
     let tree = new_filesystem(kind, mount.source().as_deref(), &options)?;
     check_proc(mounted.root.as_fd(), target.as_fd(), &tree)?;
     if options.tmpcopyup {
@@ -236,8 +233,11 @@ fn bind(
         tree.set_propagation(true, libc::MS_PRIVATE)?;
     }
     let at = mounted.root.as_fd();
-    let target =
-        if tree.is_directory()? { directory_target(at, destination)? } else { file_target(at, destination)? };
+    let target = if tree.is_directory()? {
+        inside::directory(at, destination)?
+    } else {
+        inside::file(at, destination)?
+    };
     check_proc(at, target.as_fd(), tree)?;
     apply(tree, options)?;
     tree.attach(target.as_fd())?;
@@ -299,35 +299,9 @@ fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
     super::copy::tree(from, to.fd.as_fd()).context("copy up into the tmpfs")
 }
 
-/// The directory `path` inside the root, made if it is missing.
-pub fn directory_target(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
-    let root = pathrs::RootRef::from_fd(root);
-    if let Ok(handle) = root.resolve(path) {
-        return Ok(handle.into());
-    }
-    let handle = root.mkdir_all(path, &Permissions::from_mode(0o755)).context("create the mount point")?;
-    Ok(handle.into())
-}
-
-/// The file `path` inside the root, made empty if it is missing.
-pub fn file_target(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
-    let root = pathrs::RootRef::from_fd(root);
-    if let Ok(handle) = root.resolve(path) {
-        return Ok(handle.into());
-    }
-    if let Some(parent) = path.parent() {
-        root.mkdir_all(parent, &Permissions::from_mode(0o755)).context("create the mount point")?;
-    }
-    let flags = OpenFlags::O_CREAT | OpenFlags::O_CLOEXEC | OpenFlags::O_NOFOLLOW;
-    root.create_file(path, flags, &Permissions::from_mode(0o644)).context("create the mount point")?;
-    Ok(root.resolve(path)?.into())
-}
-
 /// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.
 fn refuse_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<()> {
-    let Ok(handle) = pathrs::RootRef::from_fd(root).resolve_nofollow(path) else {
-        return Ok(());
-    };
+    let Some(handle) = inside::find_no_follow(root, path)? else { return Ok(()) };
     let stat = rustix::fs::fstat(&handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         bail!("filesystem {kind:?} must be mounted on ordinary directory");

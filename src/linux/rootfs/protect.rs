@@ -6,16 +6,19 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode, OFlags, makedev};
 
-use super::inside;
 use super::mount::{Tree, empty_tmpfs, set_attached};
+use super::{inside, slash};
 use crate::linux::sys;
 
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
 pub fn mask_paths(paths: &[String]) -> Result<()> {
     let mut cover: Option<OwnedFd> = None;
+    let root = slash()?;
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
-        let Some(target) = inside::find(Path::new(path)).with_context(context)? else { continue };
+        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+            continue;
+        };
         if !is_directory(&target).with_context(context)? {
             let null = null().with_context(context)?;
             Tree::clone_of_fd(null.as_fd())
@@ -68,9 +71,12 @@ fn verify_null(null: &OwnedFd) -> Result<()> {
 }
 
 pub fn protect_paths(paths: &[String]) -> Result<()> {
+    let root = slash()?;
     for path in paths {
         let context = || format!("linux.readonlyPaths: make {path} read-only");
-        let Some(target) = inside::find(Path::new(path)).with_context(context)? else { continue };
+        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+            continue;
+        };
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
         tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0).with_context(context)?;
         tree.attach(target.as_fd()).with_context(context)?;
@@ -80,7 +86,8 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
 
 /// The mount at `path` (a mount point) becomes read-only and keeps its other attributes.
 pub fn set_read_only(path: &Path) -> Result<()> {
-    let handle = inside::find(path)?.with_context(|| format!("{} is gone", path.display()))?;
+    let handle =
+        inside::find(slash()?.as_fd(), path)?.with_context(|| format!("{} is gone", path.display()))?;
     set_attached(handle.as_fd(), sys::MOUNT_ATTR_RDONLY)
         .with_context(|| format!("make {} read-only", path.display()))
 }

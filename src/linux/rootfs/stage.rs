@@ -11,8 +11,8 @@ use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::FileType;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-use super::mount::{Tree, directory_target, file_target, is_bind};
-use super::{open_directory, proc_path, sources};
+use super::mount::{Tree, is_bind};
+use super::{inside, open_directory, proc_path, sources};
 
 /// Mounts the root on `at`, with every mount point of the specification in it.
 pub fn stage(spec: &Spec, bundle: &Path, root: &Path, at: &Path) -> Result<()> {
@@ -46,13 +46,13 @@ fn is_needed(mount: &Mount, all: &[Mount]) -> bool {
 fn make_place(mount: &Mount, bundle: &Path, at: &Path) -> Result<()> {
     let root = open_directory(at)?;
     if !is_bind(mount) {
-        return directory_target(root.as_fd(), mount.destination()).map(drop);
+        return inside::directory(root.as_fd(), mount.destination()).map(drop);
     }
     let tree = sources::open_bind(mount, bundle)?;
     let target = if tree.is_directory()? {
-        directory_target(root.as_fd(), mount.destination())?
+        inside::directory(root.as_fd(), mount.destination())?
     } else {
-        file_target(root.as_fd(), mount.destination())?
+        inside::file(root.as_fd(), mount.destination())?
     };
     tree.attach(target.as_fd())
 }
@@ -61,9 +61,9 @@ fn make_place(mount: &Mount, bundle: &Path, at: &Path) -> Result<()> {
 pub fn place_in(root: &Path, path: &Path) -> Result<PathBuf> {
     let root = open_directory(root)?;
     for found in path.ancestors() {
-        let Ok(handle) = pathrs::RootRef::from_fd(root.as_fd()).resolve(found) else { continue };
+        let Some(handle) = inside::find(root.as_fd(), found)? else { continue };
         let rest = path.strip_prefix(found).context("not an ancestor")?;
-        let place = inside(root.as_fd(), handle.as_fd())?;
+        let place = place_of(root.as_fd(), handle.as_fd())?;
         return Ok(if rest.as_os_str().is_empty() { place } else { place.join(rest) });
     }
     Ok(path.to_owned())
@@ -72,13 +72,13 @@ pub fn place_in(root: &Path, path: &Path) -> Result<PathBuf> {
 /// The same, for what is there and not a directory.
 pub fn file_place_in(root: &Path, path: &Path) -> Result<Option<PathBuf>> {
     let root = open_directory(root)?;
-    let Ok(handle) = pathrs::RootRef::from_fd(root.as_fd()).resolve(path) else { return Ok(None) };
+    let Some(handle) = inside::find(root.as_fd(), path)? else { return Ok(None) };
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode);
-    Ok(if kind == FileType::Directory { None } else { Some(inside(root.as_fd(), handle.as_fd())?) })
+    Ok(if kind == FileType::Directory { None } else { Some(place_of(root.as_fd(), handle.as_fd())?) })
 }
 
 /// By the kernel's own names for both.
-fn inside(root: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> Result<PathBuf> {
+fn place_of(root: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> Result<PathBuf> {
     let name = |fd| -> Result<PathBuf> {
         let link = rustix::fs::readlink(proc_path(fd), Vec::new())?;
         Ok(PathBuf::from(OsStr::from_bytes(link.to_bytes())))

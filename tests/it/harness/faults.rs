@@ -16,8 +16,10 @@ use super::{Running, spawn};
 /// One system call, before it happens.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Of the command itself; all others are its descendants'.
+    /// Of the command itself, by whichever of its threads; all others are its descendants'.
     pub by_runtime: bool,
+    /// Of a process's first thread.
+    pub by_main_thread: bool,
     pub name: String,
     pub args: [u64; 6],
 }
@@ -110,13 +112,20 @@ fn supervise(from: OwnedFd, seen: Calls, mut decide: impl FnMut(&Call) -> Verdic
     let flags = rustix::process::PidfdGetfdFlags::empty();
     let listener = rustix::process::pidfd_getfd(&pidfd, fd, flags).expect("the listener");
     let mut names = HashMap::new();
+    let mut processes = HashMap::new();
     while let Some(notice) = next(&listener) {
         let number = notice.data.nr;
         let name = names.entry(number).or_insert_with(|| {
             libseccomp::ScmpSyscall::from(number).get_name().unwrap_or_else(|_| number.to_string())
         });
-        let by_runtime = notice.pid as i32 == pid.as_raw_nonzero().get();
-        let call = Call { by_runtime, name: name.clone(), args: notice.data.args };
+        let thread = notice.pid as i32;
+        let process = *processes.entry(thread).or_insert_with(|| process_of(thread));
+        let call = Call {
+            by_runtime: process == pid.as_raw_nonzero().get(),
+            by_main_thread: process == thread,
+            name: name.clone(),
+            args: notice.data.args,
+        };
         let verdict = decide(&call);
         seen.lock().expect("calls").push(call);
         if verdict == Verdict::KillRuntime {
@@ -126,6 +135,13 @@ fn supervise(from: OwnedFd, seen: Calls, mut decide: impl FnMut(&Call) -> Verdic
         }
         answer(&listener, notice.id, verdict);
     }
+}
+
+/// The process that a thread is of; the thread itself when it is gone already.
+fn process_of(thread: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    process.and_then(|process| process.trim().parse().ok()).unwrap_or(thread)
 }
 
 /// `None` when no process is left that could ask.

@@ -11,7 +11,7 @@ mod leftovers;
 mod socket;
 
 pub use bundle::{Bundle, cap, id_map, script};
-pub use command::{Out, Running, run, run_script, spawn, spawn_with_stdin};
+pub use command::{COLD, Out, Running, run, run_script, spawn, spawn_with_stdin, with_cache};
 pub use container::Container;
 pub use criu::criu_path;
 pub use faults::{Call, Verdict, supervised};
@@ -22,7 +22,7 @@ pub use socket::ConsoleSocket;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +120,24 @@ pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// `job` for each of many cases. One run tells all that is wrong: what each panicked with has been printed by then.
+#[track_caller]
+pub fn each<T: Sync>(cases: &[T], job: impl Fn(&T) + Sync) {
+    // The long form has thousands, and most of a case is waiting for a turn on the CPU.
+    let workers = if long() { 4 } else { 1 };
+    let (next, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(case))).is_err() {
+                wrong.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    let wrong = wrong.into_inner();
+    assert_eq!(wrong, 0, "{wrong} of {} cases went wrong, see above", cases.len());
 }
 
 pub fn alive(pid: i32) -> bool {
