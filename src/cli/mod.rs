@@ -310,6 +310,18 @@ fn clap_failure(error: clap::Error) -> Failure {
     Failure::usage(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// JSON as Go writes it, whose encoder keeps out what could end a script in HTML. Such a sign stands in strings only.
+fn go_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Writes a verb's output. A reader that has gone away (`runw list | head`) wants no more, so that is success.
 pub fn print(text: &str) -> Result<()> {
     write_out(text).map(|_| ())

@@ -544,7 +544,7 @@ mod tests {
             }
             Cloned::Parent { pid, pidfd } => {
                 let master = pty.map(|pty| pty.master);
-                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master)
+                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master, None)
             }
         }
     }

@@ -427,6 +427,9 @@ fn user_and_cgroup_namespaces_come_back() {
         return skip("CRIU needs CAP_SYS_RESOURCE to dump a user namespace");
     }
     out.ok();
+    // CRIU reads them again as the namespace's root.
+    let opened = Command::new("chmod").args(["-R", "a+rX"]).arg(images(&c)).status().unwrap();
+    assert!(opened.success());
     restore(&c, &[]).ok();
     assert_eq!(c.call(&["exec", &c.id, "id", "-u"]).ok().out.trim(), "0");
     assert_eq!(std::fs::metadata(format!("/proc/{}", c.pid())).unwrap().uid(), 100_000);
