@@ -8,16 +8,24 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/runw/target
 RUNW := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/runw
 SKIPS := $(CARGO_TARGET_DIR)/skipped
+CONFORMANCE := python3 -B runtime-tools-conformance/tap_test.py && RUNW=$(RUNW) runtime-tools-conformance/run.py
 
-# libseccomp is linked into runw; all else builds the guests and root file systems of demo and tests, or is the
-# peer that they compare with (runc, crun).
-PACKAGES := libseccomp-dev pkg-config gcc libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
+# Real engines; `make test` drives runw by the first two of them.
+ALL_PARTS := ctr cri podman docker
+PARTS ?= ctr cri
+
+# libseccomp is linked into runw; g++ builds libFuzzer; all else builds the guests and root file systems of demo and
+# tests, or is the peer that they compare with (runc, crun).
+PACKAGES := libseccomp-dev pkg-config gcc g++ libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
 	procps python3 python3-venv ca-certificates xz-utils
 
-.PHONY: help setup build demo test test-all clean
+.PHONY: help setup build demo test test-all test-engines conformance fuzz replay clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
+	@echo "make test-engines   containerd, the CRI, podman and Docker drive runw (PARTS=\"ctr cri podman docker\")"
+	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
+	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
 
 setup:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install rustup, it reads rust-toolchain.toml" >&2; exit 1; }
@@ -34,16 +42,37 @@ demo: build
 	RUNW=$(RUNW) demo/demo.sh
 
 test: build
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked --package runw-fuzz -- -D warnings
+	fuzz/run replay
+	fuzz/run 20
 	tests/guests/build.py >/dev/null
 	@rm -f $(SKIPS)
 	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/engines/run.py $(PARTS) || status=$$?; \
+	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
 	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
 
+# Seconds for each target.
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	fuzz/run $(FUZZ_SECONDS)
+replay: setup
+	fuzz/run replay
+
 test-all: export RUNW_TEST_LONG := 1
+test-all: PARTS := $(ALL_PARTS)
 test-all: test
+
+test-engines: PARTS := $(ALL_PARTS)
+test-engines: build
+	tests/guests/build.py >/dev/null
+	RUNW=$(RUNW) tests/engines/run.py $(PARTS)
+
+conformance: build
+	$(CONFORMANCE)
 
 clean:
 	cargo clean

@@ -5,6 +5,7 @@
 pub mod annotations;
 mod attributes;
 mod checks;
+mod labels;
 mod lenient;
 mod namespaces;
 mod nul;
@@ -46,14 +47,23 @@ impl Bundle {
         let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
-        let (mut spec, mut warnings): (Spec, _) = parse(&bytes).with_context(|| name.clone())?;
-        unsupported::unknown_platform(&bytes).with_context(|| name.clone())?;
-        settle(&mut spec, &mut warnings);
-        warnings.extend(annotations::unknown(spec.annotations().as_ref()));
-        checks::spec(&spec).context(name)?;
+        let (spec, warnings) = accept(&bytes).context(name)?;
         let rootfs = rootfs(&dir, &spec)?;
         Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
     }
+}
+
+/// What a config.json says, if all of it can be honoured, and what must be said about it.
+pub fn accept(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
+    let (mut spec, mut warnings): (Spec, _) = parse(bytes)?;
+    unsupported::unknown_platform(bytes)?;
+    if let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) {
+        lenient::monitoring(bytes, rdt)?;
+    }
+    settle(&mut spec, &mut warnings);
+    warnings.extend(annotations::unknown(spec.annotations().as_ref()));
+    checks::spec(&spec)?;
+    Ok((spec, warnings))
 }
 
 /// A config.json that `create` has accepted before, read again: nothing is checked twice, nothing said twice.
@@ -85,15 +95,22 @@ pub fn parse_resources(bytes: &[u8]) -> Result<LinuxResources> {
 /// Reads a whole JSON file, and only a regular file of sensible size: a FIFO in a bundle would block us for
 /// ever, hence O_NONBLOCK and the look at the type.
 pub fn read_json(path: &Path) -> Result<Vec<u8>> {
-    let opened = OpenOptions::new().read(true).custom_flags(nonblocking()).open(path);
-    let file = match opened {
+    read_file(&open(path, nonblocking())?).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A file that the caller names on the command line may be a pipe, a shell's `<(...)` for one, as with runc.
+pub fn read_argument(path: &Path) -> Result<Vec<u8>> {
+    read_limited(open(path, 0)?, 0).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn open(path: &Path, flags: i32) -> Result<File> {
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         // runc's words.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("JSON specification file {} not found", path.display())
         }
-        file => file.with_context(|| format!("cannot open {}", path.display()))?,
-    };
-    read_file(&file).with_context(|| format!("cannot read {}", path.display()))
+        file => file.with_context(|| format!("cannot open {}", path.display())),
+    }
 }
 
 fn nonblocking() -> i32 {
@@ -172,6 +189,15 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) {
     {
         // As runc: Linux has flags, the specification defines none yet.
         warnings.push(format!("linux.personality: ignoring unsupported personality flags: {flags:?}"));
+    }
+    let devices = linux.resources().as_ref().and_then(|resources| resources.devices().as_ref());
+    for access in devices.into_iter().flatten().filter_map(|device| device.access().as_deref()) {
+        if access.contains(|letter| !"rwm".contains(letter)) {
+            // As runc, which takes them in silence.
+            warnings.push(format!(
+                "linux.resources.devices: access {access:?}: ignoring other letters than r, w, m"
+            ));
+        }
     }
     let namespaces = linux.namespaces().clone().map(|mut namespaces| {
         for namespace in &mut namespaces {

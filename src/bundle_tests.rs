@@ -152,14 +152,22 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
             {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}))], "linux.seccomp.listenerPath is required"),
         (vec![("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
             {"names": [], "action": "SCMP_ACT_ERRNO"}]}))], "linux.seccomp.syscalls[0].names must not be empty"),
-        (vec![("/linux/intelRdt", json!({"closID": "x"}))], "linux.intelRdt is not supported yet"),
+        (vec![("/linux/intelRdt", json!({"closID": "a/b"}))], "linux.intelRdt: invalid intelRdt.ClosID \"a/b\""),
+        (vec![("/linux/intelRdt", json!({"closID": ".."}))], "invalid intelRdt.ClosID"),
         (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": " "}))], "linux.memoryPolicy: MPOL_BIND requires at least one node"),
         (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL", "nodes": "0"}))], "linux.memoryPolicy: MPOL_LOCAL takes no nodes"),
         (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags":
             ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}))], "mutually exclusive"),
         (vec![("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}))],
             "MPOL_F_NUMA_BALANCING can only be used with"),
-        (vec![("/linux/netDevices", json!({"eth0": {}}))], "linux.netDevices is not supported yet"),
+        (vec![("/linux/netDevices", json!({"eth0": {}})), ("/linux/namespaces", namespaces(&["mount", "uts"]))],
+            "linux.netDevices: unable to move network devices without a private NET namespace"),
+        (vec![("/linux/netDevices", json!({"eth0": {}})), ("/linux/namespaces/1/path", json!("/proc/self/ns/net"))],
+            "without a private NET namespace"),
+        (vec![("/linux/netDevices", json!({"a/b": {}}))], "linux.netDevices: invalid network device name \"a/b\""),
+        (vec![("/linux/netDevices", json!({"eth0": {"name": "sixteen-letters-"}}))], "invalid network device name"),
+        (vec![("/linux/netDevices", json!({"eth0": {"name": "x"}, "x": {}}))], "linux.netDevices: two devices would be \"x\""),
+        (vec![("/annotations", json!({"run.oci.mount_context_type": "x"}))], "annotations: run.oci.mount_context_type is none of context"),
         (vec![("/linux/personality", json!({"domain": "BSD"}))], "linux.personality.domain: unknown variant `BSD`"),
         (vec![("/linux/mountLabel", json!("x"))], "linux.mountLabel"),
         (vec![("/mounts/0/destination", json!(""))], "mounts[0].destination must not be empty"),
@@ -313,4 +321,42 @@ fn files_that_are_no_config() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let fifo = line(Bundle::load(&temp.0, None).unwrap_err());
     assert!(fifo.ends_with("not a regular file"), "{fifo}");
+}
+
+/// What the parser does not know it drops, and no check after it can tell.
+#[test]
+fn the_parser_knows_each_field_of_the_specification() {
+    let full = include_bytes!("bundle/testdata/full.json");
+    let listed = include_str!("../tests/spec-fields.txt").lines().filter(|line| !line.starts_with('#'));
+    let given = fields_of(&serde_json::from_slice(full).unwrap());
+    let (spec, _): (Spec, _) = parse(full).unwrap();
+    let known = fields_of(&serde_json::to_value(spec).unwrap());
+    // Looked for in the document itself: `unsupported::unknown_platform`, `lenient::monitoring`.
+    let ours = ["freebsd", "linux.intelRdt.enableCMT", "linux.intelRdt.enableMBM"];
+    for field in listed {
+        assert!(given.contains(field), "{field} is not in testdata/full.json");
+        assert_eq!(known.contains(field), !ours.contains(&field), "{field}");
+    }
+}
+
+/// Every path of a document, as tests/spec_fields.py writes it.
+fn fields_of(document: &Value) -> std::collections::BTreeSet<String> {
+    // Maps with keys of the user's own, and the platforms that are one field each.
+    const MAPS: &[&str] = &["linux.netDevices", "linux.resources.rdma"];
+    fn walk(path: &str, value: &Value, found: &mut std::collections::BTreeSet<String>) {
+        found.insert(path.to_owned());
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| walk(&format!("{path}[]"), item, found)),
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    let name = if MAPS.contains(&path) { "*" } else { name };
+                    walk(format!("{path}.{name}").trim_start_matches('.'), field, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Default::default();
+    walk("", document, &mut found);
+    found
 }

@@ -87,6 +87,25 @@ impl Record {
         }
     }
 
+    /// The record of container `id`; `path` is where the bytes are from.
+    pub fn parse(bytes: &[u8], id: &str, path: &Path) -> Result<Record> {
+        // The format first and alone: a newer record need not have the fields we know.
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let context = || format!("{} cannot be understood", path.display());
+        let Versioned { format } = serde_json::from_slice(bytes).with_context(context)?;
+        ensure!(
+            format <= FORMAT,
+            "{} has format {format}, made by a newer runw; this one knows formats up to {FORMAT}",
+            path.display()
+        );
+        let record: Record = serde_json::from_slice(bytes).with_context(context)?;
+        ensure!(record.id == id, "{} is of container {}, not {id}", path.display(), record.id);
+        Ok(record)
+    }
+
     /// runc's `state` and `list` object. `pid` is 0 once stopped, as engines expect.
     pub fn document(&self, status: Status) -> Document<'_> {
         let pid = if status == Status::Stopped { 0 } else { self.init.map_or(0, |init| init.pid) };
@@ -375,21 +394,7 @@ fn read_record(dir: &Path, id: &str) -> Result<Record> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    // The format first and alone: a newer record need not have the fields we know.
-    #[derive(Deserialize)]
-    struct Versioned {
-        format: u32,
-    }
-    let context = || format!("{} cannot be understood", path.display());
-    let Versioned { format } = serde_json::from_slice(&bytes).with_context(context)?;
-    ensure!(
-        format <= FORMAT,
-        "{} has format {format}, made by a newer runw; this one knows formats up to {FORMAT}",
-        path.display()
-    );
-    let record: Record = serde_json::from_slice(&bytes).with_context(context)?;
-    ensure!(record.id == id, "{} is of container {}, not {id}", path.display(), record.id);
-    Ok(record)
+    Record::parse(&bytes, id, &path)
 }
 
 fn unfinished(id: &str, dir: &std::fs::Metadata) -> Record {

@@ -23,6 +23,7 @@ const KNOWN: &[&str] = &[
     KEEP_GROUPS,
     SECCOMP_RECEIVER,
     "run.oci.handler",
+    "run.oci.mount_context_type",
     "run.oci.systemd.subgroup",
 ];
 

@@ -10,18 +10,20 @@ use oci_spec::runtime::{
     Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxSeccompAction, Spec,
 };
 
-use super::{annotations, attributes, namespaces, process, unsupported};
+use super::{annotations, attributes, labels, namespaces, process, unsupported};
 
 const CHECKS: &[fn(&Spec) -> Result<()>] =
-    &[version, unsupported::platforms, root, has_process, linux, names, mounts, hooks];
+    &[version, unsupported::platforms, root, has_process, linux, labels::context_type, names, mounts, hooks];
 
 const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
-    unsupported::linux,
+    labels::mounts,
+    closid,
     namespaces::listed_once_and_there,
     namespaces::user,
     namespaces::time,
     namespaces::paths_need_mount,
     namespaces::sysctl,
+    namespaces::net_devices,
     attributes::memory_policy,
     hidden_paths,
     propagation,
@@ -152,6 +154,16 @@ fn devices(linux: &Linux) -> Result<()> {
             ensure!(node(other) == node(device), "{}: {path:?} is already another device", field());
         }
     }
+    Ok(())
+}
+
+/// The name becomes a directory of resctrl; the words are runc's.
+fn closid(linux: &Linux) -> Result<()> {
+    let closid = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()).unwrap_or_default();
+    ensure!(
+        !matches!(closid, "." | "..") && !closid.contains('/'),
+        "linux.intelRdt: invalid intelRdt.ClosID {closid:?}"
+    );
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! without `user`, which config.md does not require, scheduler flags by the specification's names where oci-spec
 //! 0.10 has others, and an empty CPU list, which config.md takes for none. Nothing else: other errors stand.
 
-use oci_spec::runtime::Capability;
+use anyhow::{Context, Result};
+use oci_spec::runtime::{Capability, LinuxIntelRdt};
 use serde_json::{Map, Value, json};
 
 /// The mended document and what must be said about it; `None` when there was nothing to mend.
@@ -26,6 +27,18 @@ pub fn mend(bytes: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
         return None;
     }
     Some((serde_json::to_vec(&document).ok()?, warnings))
+}
+
+/// enableCMT and enableMBM, which oci-spec 0.10 knows by other names, and drops.
+pub fn monitoring(bytes: &[u8], rdt: &mut LinuxIntelRdt) -> Result<()> {
+    let document: Value = serde_json::from_slice(bytes)?;
+    let flag = |name: &str| -> Result<Option<bool>> {
+        let value = document["linux"]["intelRdt"].get(name).cloned().unwrap_or_default();
+        serde_json::from_value(value).with_context(|| format!("linux.intelRdt.{name}"))
+    };
+    #[allow(deprecated, reason = "deprecated by runtime-spec 1.3, and what older engines send")]
+    rdt.set_enable_cmt(flag("enableCMT")?).set_enable_mbm(flag("enableMBM")?);
+    Ok(())
 }
 
 fn respell_scheduler_flags(process: &mut Map<String, Value>) -> bool {

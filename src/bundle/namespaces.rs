@@ -163,8 +163,10 @@ pub fn sysctl(linux: &Linux) -> Result<()> {
                 "linux.sysctl: sysctl {key:?} is not allowed in the hosts ipc namespace"
             );
         } else if name.starts_with("net.") {
-            let private = has(linux, Kind::Network) && !joined(linux, Kind::Network).is_some_and(is_ours);
-            ensure!(private, "linux.sysctl: sysctl {key:?} not allowed in host network namespace");
+            ensure!(
+                has_own_network(linux),
+                "linux.sysctl: sysctl {key:?} not allowed in host network namespace"
+            );
         } else if name == "kernel.domainname" && has(linux, Kind::Uts) {
         } else if name == "kernel.hostname" && has(linux, Kind::Uts) {
             bail!(
@@ -175,6 +177,40 @@ pub fn sysctl(linux: &Linux) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Interfaces to be moved into the container (the texts are runc's).
+pub fn net_devices(linux: &Linux) -> Result<()> {
+    let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) else {
+        return Ok(());
+    };
+    ensure!(
+        has_own_network(linux),
+        "linux.netDevices: unable to move network devices without a private NET namespace"
+    );
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "linux.netDevices: network devices are not supported for rootless containers"
+    );
+    let mut names = HashSet::new();
+    for (name, device) in devices {
+        let new_name = device.name().as_deref().filter(|new| !new.is_empty()).unwrap_or(name);
+        for name in [name, new_name] {
+            ensure!(is_interface_name(name), "linux.netDevices: invalid network device name {name:?}");
+        }
+        ensure!(names.insert(new_name), "linux.netDevices: two devices would be {new_name:?}");
+    }
+    Ok(())
+}
+
+/// The kernel's dev_valid_name.
+fn is_interface_name(name: &str) -> bool {
+    let plain = |c: char| c != '/' && c != ':' && !c.is_ascii_whitespace() && c != '\u{b}';
+    !name.is_empty() && name.len() < 16 && name != "." && name != ".." && name.chars().all(plain)
+}
+
+fn has_own_network(linux: &Linux) -> bool {
+    has(linux, Kind::Network) && !joined(linux, Kind::Network).is_some_and(is_ours)
 }
 
 /// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are the same (sysctl.d(5)): the first separator tells

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::Process;
 
-use super::{attributes, unsupported};
+use super::{attributes, labels};
 
 const CHECKS: &[fn(&Process) -> Result<()>] = &[
     args,
@@ -17,7 +17,7 @@ const CHECKS: &[fn(&Process) -> Result<()>] = &[
     oom_score,
     attributes::scheduler,
     attributes::io_priority,
-    unsupported::process,
+    labels::process,
 ];
 
 pub fn check(process: &Process) -> Result<()> {

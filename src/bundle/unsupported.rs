@@ -1,10 +1,8 @@
 //! Fields of the specification that runw does not honour yet: each is refused by its name, so that nobody
 //! believes in a limit or a label that is not there. Who builds one removes it here and in `cli::features`.
 
-use std::path::Path;
-
-use anyhow::{Result, bail, ensure};
-use oci_spec::runtime::{Linux, Mount, Process, Spec};
+use anyhow::{Result, bail};
+use oci_spec::runtime::{Mount, Spec};
 
 pub fn platforms(spec: &Spec) -> Result<()> {
     refuse(&[
@@ -25,24 +23,6 @@ pub fn unknown_platform(json: &[u8]) -> Result<()> {
     refuse(&[("freebsd", document.get("freebsd").is_some())])
 }
 
-pub fn linux(linux: &Linux) -> Result<()> {
-    refuse(&[
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-    ])?;
-    selinux("linux.mountLabel", linux.mount_label())
-}
-
-pub fn process(process: &Process) -> Result<()> {
-    selinux("selinuxLabel", process.selinux_label())?;
-    if process.apparmor_profile().as_deref().is_some_and(|profile| !profile.is_empty()) {
-        let enabled =
-            std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with(b"Y"));
-        ensure!(enabled, "apparmorProfile: apparmor profile specified but apparmor is disabled");
-    }
-    Ok(())
-}
-
 /// crun's `idmap=uids=..;gids=..`, which says in a word of its own what the mount's mappings say.
 pub fn mount(mount: &Mount) -> Result<()> {
     let inline = |word: &String| word.starts_with("idmap=") || word.starts_with("ridmap=");
@@ -50,18 +30,6 @@ pub fn mount(mount: &Mount) -> Result<()> {
         Some(word) => bail!("option {word:?} is not supported, give uidMappings and gidMappings"),
         None => Ok(()),
     }
-}
-
-fn selinux(field: &str, label: &Option<String>) -> Result<()> {
-    if label.as_deref().is_none_or(str::is_empty) {
-        return Ok(());
-    }
-    let enabled = Path::new("/sys/fs/selinux/enforce").exists();
-    ensure!(
-        enabled,
-        "{field}: selinux label is specified in config, but selinux is disabled or not supported"
-    );
-    bail!("{field} is not supported yet")
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<()> {

@@ -9,14 +9,14 @@ use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupManager, Globals};
-use crate::bundle::annotations;
+use crate::bundle::{self, annotations};
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
-use crate::linux::{confine, lifecycle, sys, terminal};
+use crate::linux::{confine, lifecycle, rdt, sys, terminal};
+use crate::log;
 use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
-use crate::{bundle, log};
 
 pub fn driver(globals: &Globals) -> Driver {
     match globals.cgroup_manager {
@@ -147,6 +147,11 @@ pub fn destroy(entry: Entry) -> Result<()> {
         (None, _) => {}
     }
     let spec = saved_spec(&entry);
+    let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
+    // Without resctrl there is no group of it left either; without an init none was made.
+    if let (Some(_), Ok(Some(rdt))) = (entry.record.init, rdt::find(&entry.record.id, linux)) {
+        rdt.remove()?;
+    }
     let state = hook_state(&entry.record, Status::Stopped, None);
     let record = entry.record.clone();
     entry.remove()?;
@@ -161,12 +166,12 @@ pub fn destroy(entry: Entry) -> Result<()> {
 pub fn poststop(record: &Record, spec: &Spec, state: &[u8]) {
     let Some(list) = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref()) else { return };
     let directory = Some(record.bundle.as_path()).filter(|bundle| bundle.is_dir());
-    let ran = hook_output(record).and_then(|output| {
-        let place = Place { output: Some(&output), ..Place::host(directory) };
-        hooks::run("poststop", Some(list), state, place)
-    });
-    if let Err(error) = ran {
-        log::warn(&format!("{error:#}"));
+    match hook_output(record) {
+        Ok(output) => {
+            let place = Place { output: Some(&output), ..Place::host(directory) };
+            hooks::run_poststop(Some(list), state, place);
+        }
+        Err(error) => log::warn(&format!("{error:#}")),
     }
 }
 

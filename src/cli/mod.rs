@@ -192,7 +192,9 @@ fn top_command() -> Command {
 }
 
 fn verb_command(verb: &Verb) -> Command {
-    bare((verb.augment)(Command::new(verb.name).bin_name(format!("runw {}", verb.name)).about(verb.about)))
+    let command = (verb.augment)(Command::new(verb.name).bin_name(format!("runw {}", verb.name)));
+    // Last: clap takes the comment on a flattened struct for the verb's own.
+    bare(command.about(verb.about))
 }
 
 /// With every verb and flag, for completion.

@@ -4,7 +4,9 @@ use super::*;
 fn clap_agrees_with_every_definition() {
     top_command().debug_assert();
     for verb in VERBS {
-        verb_command(verb).debug_assert();
+        let command = verb_command(verb);
+        assert_eq!(command.get_about().map(ToString::to_string).as_deref(), Some(verb.about));
+        command.debug_assert();
     }
 }
 

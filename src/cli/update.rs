@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{Linux, LinuxResources};
 use serde_json::{Map, Value};
 
 use super::{Globals, common};
+use crate::linux::rdt;
 use crate::seam::Status;
 use crate::state::CONFIG;
 use crate::{bundle, log};
@@ -66,11 +67,11 @@ pub struct Args {
     /// Number of processes and threads, -1 for no limit
     #[arg(long, value_name = "N")]
     pub pids_limit: Option<i64>,
-    /// Not supported
-    #[arg(long, value_name = "SCHEMA", hide = true)]
+    /// Intel RDT: the share of the L3 cache
+    #[arg(long, value_name = "SCHEMA")]
     pub l3_cache_schema: Option<String>,
-    /// Not supported
-    #[arg(long, value_name = "SCHEMA", hide = true)]
+    /// Intel RDT: the share of the memory bandwidth
+    #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
     /// Name of the container
     #[arg(value_name = "CONTAINER-ID")]
@@ -78,10 +79,6 @@ pub struct Args {
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
-    for (flag, value) in [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)]
-    {
-        ensure!(value.is_none(), "--{flag}: Intel RDT is not supported");
-    }
     let (asked, mut resources) = asked(&args)?;
     let mut entry = globals.root.load(&args.id)?;
     entry.lock()?;
@@ -97,11 +94,31 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let stored = &mut config["linux"]["resources"];
     complete(&mut resources, stored);
     merge(stored, &asked);
+    let linux = rdt_from_flags(&args, &mut config["linux"])?;
+    let rdt = rdt::find(&args.id, linux.as_ref())?;
     // Written first: what the kernel has and what we remember must not part for want of disk space.
     let staged = entry.stage_config(&serde_json::to_vec(&config)?)?;
     cgroup.update(&resources)?;
+    if let (Some(rdt), Some(init)) = (rdt, entry.record.init) {
+        rdt.update(init.pid)?;
+    }
     staged.commit()?;
     Ok(0)
+}
+
+/// `linux.intelRdt` with what the flags change; `None` when they change nothing.
+fn rdt_from_flags(args: &Args, linux: &mut Value) -> Result<Option<Linux>> {
+    let fields = [("l3CacheSchema", &args.l3_cache_schema), ("memBwSchema", &args.mem_bw_schema)];
+    if fields.iter().all(|(_, schema)| schema.is_none()) {
+        return Ok(None);
+    }
+    for (field, schema) in fields {
+        if let Some(schema) = schema {
+            linux["intelRdt"][field] = schema.as_str().into();
+        }
+    }
+    let only = serde_json::json!({"intelRdt": linux["intelRdt"]});
+    serde_json::from_value(only).map(Some).context("linux.intelRdt")
 }
 
 /// As JSON, for the stored spec, and as what the cgroup takes.

@@ -3,7 +3,7 @@
 use crate::linux::about;
 
 /// The runtime-spec version whose config.json we know in full; newer minor versions are accepted too.
-pub const SPEC: &str = "1.2.1";
+pub const SPEC: &str = "1.3.0";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const COMMIT: &str = env!("RUNW_COMMIT");
 pub const WASMTIME: &str = env!("RUNW_WASMTIME");

@@ -1,5 +1,5 @@
 //! How the kernel is to treat a process: scheduler, I/O priority, personality, NUMA memory policy and, for `exec`,
-//! CPU affinity. Worked out by the parent, before anything is made; taken on by the child, in runc's order
+//! CPU affinity; and its capabilities. Worked out by the parent, before anything is made; taken on by the child, in runc's order
 //! (standard_init_linux.go). Which values go together is `bundle`'s to judge.
 
 use anyhow::{Context, Result};
@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::capabilities::Caps;
 use super::sys::{self, NodeMask, SchedAttr};
 
 /// All of a process's attributes as the kernel takes them.
@@ -20,6 +21,7 @@ pub struct Attributes {
     personality: Option<u64>,
     memory: Option<(i32, Option<NodeMask>)>,
     has_cpuset: bool,
+    pub caps: Caps,
 }
 
 impl Attributes {
@@ -34,6 +36,7 @@ impl Attributes {
                 .and_then(|linux| linux.personality().as_ref())
                 .map(|personality| persona(personality.domain())),
             memory: memory.map(memory_policy).transpose().context("linux.memoryPolicy")?,
+            caps: Caps::of(process.capabilities().as_ref())?,
             has_cpuset: cpu.is_some_and(|cpu| cpu.cpus().as_deref().is_some_and(|cpus| !cpus.is_empty())),
         })
     }

@@ -14,10 +14,11 @@ use super::fds::Preserved;
 use super::hooks::{self, Place};
 use super::init::{self, Inherited};
 use super::namespaces::{self, Plan};
+use super::rdt::{self, Rdt};
 use super::rootfs::{self, Sources};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
-use super::{process, seccomp, sys, terminal};
+use super::{netdev, process, seccomp, sys, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
 
@@ -74,6 +75,7 @@ pub fn create(
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
     let attributes = Attributes::of(create.process, linux)?;
+    attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     for name in filter.iter().flat_map(|filter| filter.unknown()) {
         // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
         log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
@@ -84,6 +86,7 @@ pub fn create(
             log::warn(&format!("{}: option {word:?} has no effect", context()));
         }
     }
+    let rdt = rdt::find(create.id, linux)?;
     protect_carried(workload)?;
     let plan = Plan::of(linux)?;
     let privileged = rustix::process::geteuid().is_root();
@@ -102,16 +105,16 @@ pub fn create(
         }
         Ok((Side::Parent(spawned), _)) => spawned,
         Err(error) => {
-            undo(create, None)?;
+            undo(create, None, None)?;
             return Err(error);
         }
     };
     drop((sources, listener, console));
-    match attend(create, &plan, &spawned, workload, journal) {
+    match attend(create, &plan, rdt.as_ref(), &spawned, workload, journal) {
         Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
-            undo(create, Some(&spawned))?;
+            undo(create, Some(&spawned), rdt.as_ref())?;
             Err(error)
         }
     }
@@ -141,17 +144,24 @@ fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
 fn attend(
     create: &Create<'_>,
     plan: &Plan,
+    rdt: Option<&Rdt<'_>>,
     spawned: &Spawned,
     workload: &mut dyn Workload,
     journal: &mut dyn Journal,
 ) -> Result<()> {
     let pid = spawned.process.pid;
+    let linux = create.spec.linux().as_ref();
     journal.cloned(spawned.process)?;
+    rdt.map_or(Ok(()), |rdt| rdt.create(pid))?;
     if plan.makes(libc::CLONE_NEWUSER) {
-        let (uids, gids) = namespaces::id_maps(create.spec.linux().as_ref());
+        let (uids, gids) = namespaces::id_maps(linux);
         namespaces::write_id_maps(pid, uids, gids)?;
     }
     process::set_oom_score_adj(pid, create.process)?;
+    if let Some(devices) = linux.and_then(|l| l.net_devices().as_ref()).filter(|devices| !devices.is_empty())
+    {
+        netdev::move_all(devices, plan.network_of(pid)?.as_fd())?;
+    }
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
         let Some(message) = spawned.channel.receive()? else {
@@ -159,7 +169,6 @@ fn attend(
         };
         match message.tag {
             Tag::TimeOffsets => {
-                let linux = create.spec.linux().as_ref();
                 if let Some(offsets) = linux.and_then(|l| l.time_offsets().as_ref()) {
                     namespaces::write_time_offsets(pid, offsets).context("linux.timeOffsets")?;
                 }
@@ -175,7 +184,7 @@ fn attend(
                 continue;
             }
             Tag::SeccompListener => {
-                let seccomp = create.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+                let seccomp = linux.and_then(|l| l.seccomp().as_ref());
                 let state = (create.hook_state)(Status::Creating, Some(pid));
                 send_listener(seccomp, &state, spawned, &message.body)?;
             }
@@ -245,7 +254,9 @@ pub fn send_listener(
         "state": state,
     });
     let context = || format!("linux.seccomp.listenerPath: {}", path.display());
-    let socket = terminal::connect(path).with_context(context)?;
+    let socket = terminal::connect(path)
+        .context("failed to connect with seccomp agent specified in the seccomp profile")
+        .with_context(context)?;
     terminal::send_master(socket.as_fd(), listener.as_fd(), &document.to_string()).with_context(context)
 }
 
@@ -283,12 +294,13 @@ fn explain(create: &Create<'_>, error: anyhow::Error) -> anyhow::Error {
 
 /// Nothing that was made stays, or the error says so: what is left is found by `delete --force` in the state
 /// directory, which then stays too.
-fn undo(create: &Create<'_>, spawned: Option<&Spawned>) -> Result<()> {
+fn undo(create: &Create<'_>, spawned: Option<&Spawned>, rdt: Option<&Rdt<'_>>) -> Result<()> {
     if let Some(spawned) = spawned {
         spawn::kill_and_reap(spawned);
         let _ = create.cgroup.signal_all(libc::SIGKILL);
     }
-    create.cgroup.remove().map_err(|error| anyhow::Error::new(LeftBehind(format!("{error:#}"))))
+    let removed = create.cgroup.remove().and_then(|()| rdt.map_or(Ok(()), Rdt::remove));
+    removed.map_err(|error| anyhow::Error::new(LeftBehind(format!("{error:#}"))))
 }
 
 /// A failed `create` that could not take everything back.
@@ -297,7 +309,7 @@ pub struct LeftBehind(String);
 
 impl std::fmt::Display for LeftBehind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "container could not be made, and its cgroup could not be removed: {}", self.0)
+        write!(f, "container could not be made, and what was made of it could not be removed: {}", self.0)
     }
 }
 

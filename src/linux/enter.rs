@@ -55,6 +55,14 @@ pub struct Entering<'a> {
 }
 
 impl Entering<'_> {
+    fn proc_self(&self) -> Result<BorrowedFd<'_>> {
+        Ok(self.proc.as_ref().context("internal: no procfs handle")?.dir.as_fd())
+    }
+
+    pub fn join_session_keyring(&self, id: &str) -> Result<()> {
+        labels::with_label_of_keys(self.process, self.proc_self()?, || process::join_session_keyring(id))
+    }
+
     fn no_new_privileges(&self, workload: &dyn Workload) -> bool {
         self.process.no_new_privileges().unwrap_or(false) || workload.needs().in_process
     }
@@ -71,7 +79,7 @@ impl Entering<'_> {
             },
             _ => Granted::default(),
         };
-        labels::apply(self.process, needs.in_process)?;
+        labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
             // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
             self.channel.send(Tag::Limits, &[], None)?;
@@ -80,33 +88,43 @@ impl Entering<'_> {
         if no_new_privileges {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("process.noNewPrivileges")?;
         }
+        if !needs.in_process {
+            labels::selinux_at_exec(self.process, self.proc_self()?)?;
+        }
         self.attributes.apply()?;
+        fds::close_on_exec_from(self.first_free_fd)?;
+        let in_cwd = process::enter_cwd(self.process)?;
         if !no_new_privileges {
+            // A profile may forbid what closes descriptors (Docker's before 2021 knows no close_range), and a native
+            // program, the only kind that comes here, opens no more of them. It may forbid getcwd(2) just as well.
+            self.close_all_but_needed(workload)?;
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        let proc = self.proc.as_ref().context("internal: no procfs handle")?;
-        process::take_on(self.process, proc.dir.as_fd(), self.keep_groups)?;
-        fds::close_on_exec_from(self.first_free_fd)?;
+        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd, self.keep_groups)?;
+        if self.dumpable {
+            sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
+        }
         workload.ready(granted)?;
-        self.close_all_but_needed(workload)?;
+        if needs.in_process {
+            // Only now: under the container's label neither we nor the kernel could read or map compiled code.
+            labels::selinux_now(self.process, self.proc_self()?)?;
+        }
+        self.area = self.proc.take().map(|proc| proc.area);
         if no_new_privileges {
+            self.close_all_but_needed(workload)?;
             // As late as can be: the less the process still has to do, the tighter the profile may be.
             self.load_filter()?;
         }
         Ok(())
     }
 
-    /// While it waits the process holds nothing that leads out of the container: not our procfs handles, not those
-    /// that libraries keep (pathrs caches a procfs of its own).
-    fn close_all_but_needed(&mut self, workload: &dyn Workload) -> Result<()> {
-        self.area = self.proc.take().map(|proc| proc.area);
-        let mut keep = workload.keeps();
-        keep.extend([self.talk, self.channel.fd()]);
-        keep.extend(&self.hold);
-        if self.dumpable {
-            sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
-        }
+    /// While it waits the process holds nothing that leads out of the container: not what libraries keep (pathrs caches
+    /// a procfs of its own), and our procfs handles no longer than they are needed.
+    fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
+        let ours = self.proc.iter().flat_map(|proc| [proc.dir.as_raw_fd(), proc.fd.as_raw_fd()]);
+        let talk = [self.talk, self.channel.fd()].into_iter().chain(self.hold.iter().copied());
+        let keep: Vec<RawFd> = workload.keeps().into_iter().chain(talk).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }
 
@@ -133,17 +151,15 @@ impl Entering<'_> {
     /// or here when the workload runs in this process; without it the error goes to the workload's stderr, as runc's
     /// init says it. Returns only on failure, or with the guest's status.
     pub fn run(&mut self, workload: &mut dyn Workload, talk: Option<OwnedFd>) -> Result<i32> {
-        let keep: Vec<RawFd> =
-            workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
         let told = |error: &anyhow::Error| match &talk {
             Some(talk) => report(talk.as_fd(), error),
             None => report(rustix::stdio::stderr(), error),
         };
         if !workload.needs().in_process {
-            // All of them are close-on-exec already; a profile that forbids this call takes nothing away.
-            let _ = fds::close_all_but(self.first_free_fd, &keep);
             return workload.run().inspect_err(told);
         }
+        let keep: Vec<RawFd> =
+            workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
         self.become_guest(&keep).inspect_err(told)?;
         // End of file is what says "it runs".
         drop(talk);

@@ -16,7 +16,8 @@ use super::namespaces::CLONE_NEWTIME;
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
-use super::{create, lifecycle, process, sys};
+use super::{create, lifecycle, process, rdt, sys};
+use crate::log;
 use crate::seam::{self, Workload};
 
 /// A process to be run in a container.
@@ -57,6 +58,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let filter =
         exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let attributes = Attributes::of(exec.process, exec.linux)?;
+    attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     create::protect_carried(workload)?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
@@ -174,6 +176,9 @@ fn namespaces_to_join(init: i32) -> Result<i32> {
 /// Does for the child what only the parent can, until its workload runs.
 fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn Workload) -> Result<()> {
     process::set_oom_score_adj(spawned.process.pid, exec.process)?;
+    if let Some(rdt) = rdt::find(exec.id, exec.linux)? {
+        rdt.join(spawned.process.pid)?;
+    }
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
         let Some(message) = spawned.channel.receive()? else {
@@ -267,7 +272,7 @@ fn prepare(
         spawn::become_namespace_root()?;
     }
     if !exec.no_new_keyring {
-        process::join_session_keyring(exec.id)?;
+        entering.join_session_keyring(exec.id)?;
     }
     enter::set_up_terminal(exec.process, inherited.console.as_ref())?;
     process::set_umask(exec.process);

@@ -16,11 +16,11 @@ pub struct Preserved {
 }
 
 impl Preserved {
-    /// LISTEN_FDS counts only when LISTEN_PID is us, as in runc. Each descriptor must be open: what runw opens
+    /// LISTEN_FDS counts only when LISTEN_PID is us, as sd_listen_fds(3) and runc have it. Each descriptor must be open: what runw opens
     /// itself would otherwise get its number and be passed on.
     pub fn find(preserve: u32) -> Result<Preserved> {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-        let ours = number("LISTEN_PID").is_none_or(|pid| pid == std::process::id());
+        let ours = number("LISTEN_PID") == Some(std::process::id());
         let listen = if ours { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
         let preserved = Preserved { listen, count: preserve };
         for fd in 3..preserved.end() {
@@ -49,7 +49,7 @@ impl Preserved {
 }
 
 /// Everything from `first` becomes close-on-exec. A process of ours has such descriptors only, but one of its
-/// caller's may not be (CVE-2024-21626), and the calls below may be forbidden later by a seccomp profile.
+/// caller's may not be (CVE-2024-21626).
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     sys::close_on_exec_from(first).context("mark descriptors close-on-exec")
 }

@@ -15,6 +15,8 @@ use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::log;
+
 /// Where hooks of one kind run.
 #[derive(Clone, Copy, Default)]
 pub struct Place<'a> {
@@ -61,10 +63,28 @@ impl<'a> Place<'a> {
 
 /// Runs them in order; the first that fails ends it. `kind` is the name in config.json.
 pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>) -> Result<()> {
-    for (index, hook) in hooks.into_iter().flatten().enumerate() {
-        one(hook, state, place).with_context(|| format!("error running {kind} hook #{index}"))?;
+    failures(kind, hooks, state, place).next().map_or(Ok(()), Err)
+}
+
+/// poststop: one that fails is warned of, and the others run all the same (runtime-spec runtime.md, step 13).
+pub fn run_poststop(hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>) {
+    for error in failures("poststop", hooks, state, place) {
+        log::warn(&format!("{error:#}"));
     }
-    Ok(())
+}
+
+/// Runs one hook after the other, as far as it is asked for the next failure.
+fn failures(
+    kind: &str,
+    hooks: Option<&Vec<Hook>>,
+    state: &[u8],
+    place: Place<'_>,
+) -> impl Iterator<Item = anyhow::Error> {
+    hooks.into_iter().flatten().enumerate().filter_map(move |(index, hook)| {
+        one(hook, state, place)
+            .err()
+            .map(|error| error.context(format!("error running {kind} hook #{index}")))
+    })
 }
 
 fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
@@ -90,6 +110,8 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
     let output = match attend(&mut child, state, deadline, place.while_alive) {
         Ok(output) => output,
         Err(error) => {
+            // The hook alone, as in runc and crun: in a process group of its own it would not end with a `run` that is
+            // interrupted at the terminal.
             let _ = child.kill();
             let _ = child.wait();
             return Err(error);
@@ -109,11 +131,27 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
 /// Go's words for a failed process, which users of runc grep for.
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (_, Some(signal)) => format!("killed by signal {signal}"),
-        _ => status.to_string(),
-    }
+    let Some(signal) = status.signal() else {
+        return format!("exit status {}", status.code().unwrap_or_default());
+    };
+    let name = match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGTRAP => "trace/breakpoint trap",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        libc::SIGSYS => "bad system call",
+        _ => return format!("signal: signal {signal}"),
+    };
+    format!("signal: {name}{}", if status.core_dumped() { " (core dumped)" } else { "" })
 }
 
 struct Output {

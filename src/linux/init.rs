@@ -11,7 +11,7 @@ use super::create::Create;
 use super::enter::{self, Entering, Proc};
 use super::hooks::{self, Place};
 use super::namespaces::Plan;
-use super::rootfs::{self, Root, Sources};
+use super::rootfs::{self, Label, Root, Sources};
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
 use super::{fds, pid1, process, spawn, sys};
@@ -123,11 +123,11 @@ fn prepare(
         // the default actions back.
         pid1::end_on_signals().context("handle signals")?;
     }
+    entering.proc = Some(Proc::open()?);
     if !create.no_new_keyring {
         // After the ids: it belongs to the container's root.
-        process::join_session_keyring(create.id)?;
+        entering.join_session_keyring(create.id)?;
     }
-    entering.proc = Some(Proc::open()?);
 
     enter_root(create, &plan, sources, channel, console)?;
     drop(plan);
@@ -135,7 +135,8 @@ fn prepare(
     process::write_sysctls(create.spec)?;
     let linux = create.spec.linux().as_ref();
     rootfs::protect_paths(linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default())?;
-    rootfs::mask_paths(linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default())?;
+    let masked = linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default();
+    rootfs::mask_paths(masked, Label::of(create.spec))?;
 
     if workload.undecided() {
         enter::look(channel, workload)?;
@@ -162,6 +163,7 @@ fn enter_root(
         no_pivot: create.no_pivot,
         user_namespace: plan.has_user(),
         cgroup_namespace: plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP),
+        label: Label::of(create.spec),
     };
     // Modes in config.json are meant as they are written.
     rustix::process::umask(rustix::fs::Mode::empty());

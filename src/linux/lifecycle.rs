@@ -103,9 +103,6 @@ pub fn kill_all(init: Option<Process>, cgroup: Option<&Cgroup>) -> Result<()> {
     }
     if let Some(cgroup) = cgroup {
         cgroup.signal_all(libc::SIGKILL)?;
-        if cgroup.is_frozen() {
-            cgroup.set_frozen(false)?;
-        }
     }
     let Some(pidfd) = pidfd else { return Ok(()) };
     if !wait_gone(&pidfd)? {

@@ -2,6 +2,7 @@
 
 pub mod about;
 mod attributes;
+mod capabilities;
 pub mod cgroup;
 pub mod confine;
 pub mod create;
@@ -16,9 +17,12 @@ mod init;
 mod labels;
 pub mod lifecycle;
 mod namespaces;
+mod netdev;
+mod netlink;
 pub mod notify;
 mod pid1;
 mod process;
+pub mod rdt;
 mod rootfs;
 pub mod seal;
 mod seccomp;

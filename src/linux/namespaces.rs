@@ -73,6 +73,14 @@ impl Plan {
         self.joined.iter().any(|joined| joined.kind == kind)
     }
 
+    /// The network namespace of `pid`, also before it has joined it.
+    pub fn network_of(&self, pid: i32) -> Result<OwnedFd> {
+        match self.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWNET) {
+            Some(joined) => joined.fd.try_clone().context("duplicate a namespace handle"),
+            None => open(&PathBuf::from(format!("/proc/{pid}/ns/net"))),
+        }
+    }
+
     /// The process lives in a user namespace that is not ours.
     pub fn has_user(&self) -> bool {
         self.makes(libc::CLONE_NEWUSER) || self.joins(libc::CLONE_NEWUSER)
@@ -241,6 +249,15 @@ pub fn in_mounts_of<T>(pidfd: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) 
     rustix::process::fchdir(&root).context("go back to our root")?;
     rustix::process::chroot(".").context("go back to our root")?;
     rustix::process::fchdir(&cwd).context("go back to our directory")?;
+    done
+}
+
+/// Does `work` in that network namespace, and comes back.
+pub fn in_network<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = open(Path::new("/proc/self/ns/net"))?;
+    sys::setns(netns, libc::CLONE_NEWNET).context("enter the container's network namespace")?;
+    let done = work();
+    sys::setns(own.as_fd(), libc::CLONE_NEWNET).context("go back to our network namespace")?;
     done
 }
 

@@ -1,19 +1,17 @@
-//! What `process` in config.json says of a process: limits set from outside, and identity, capabilities and
-//! directory taken on from inside, in runc's order.
+//! What `process` in config.json says of a process: limits set from outside, and identity and directory taken on from
+//! inside, in runc's order.
 
-use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Uid, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
+use super::capabilities::Caps;
 use super::{rootfs, sys};
 
 /// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
@@ -81,23 +79,33 @@ pub fn join_session_keyring(id: &str) -> Result<()> {
     }
 }
 
-/// Identity, capabilities and directory, the last things before the workload's own.
-/// With `keep_groups` the supplementary ones are left alone.
-pub fn take_on(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> Result<()> {
-    let caps = Caps::of(process.capabilities().as_ref())?;
+/// Goes to `process.cwd` as root, since the user may be unable to reach it by path. False when that is forbidden
+/// (NFS with root_squash, FUSE): then the user may, as in runc.
+pub fn enter_cwd(process: &Process) -> Result<bool> {
+    let entered = change_directory(process.cwd())?;
+    if entered {
+        verify_cwd()?;
+    }
+    Ok(entered)
+}
+
+/// Identity and capabilities (with `keep_groups` not the supplementary groups), the last things before the workload's own.
+pub fn take_on(
+    process: &Process,
+    caps: &Caps,
+    proc_self: BorrowedFd<'_>,
+    in_cwd: bool,
+    keep_groups: bool,
+) -> Result<()> {
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
-    // As root first, since the user may be unable to reach it by path; again afterwards when that fails (NFS with
-    // root_squash, FUSE), as runc does.
-    let entered = change_directory(process.cwd())?;
     fix_stdio_owner(process.user().uid())?;
     set_ids(process, proc_self, keep_groups)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
-    if !entered && !change_directory(process.cwd())? {
+    if !in_cwd && !enter_cwd(process)? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
     }
-    verify_cwd()?;
     caps.apply()
 }
 
@@ -171,80 +179,6 @@ fn fix_stdio_owner(uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// The five sets as bits.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Caps {
-    bounding: u64,
-    effective: u64,
-    inheritable: u64,
-    permitted: u64,
-    ambient: u64,
-}
-
-impl Caps {
-    /// No `capabilities` means none, as in runc.
-    fn of(sets: Option<&LinuxCapabilities>) -> Result<Caps> {
-        let Some(sets) = sets else { return Ok(Caps::default()) };
-        let known = caps::runtime::thread_all_supported();
-        let bits = |set: &Option<Capabilities>| bits(set.as_ref(), &known);
-        Ok(Caps {
-            bounding: bits(sets.bounding())?,
-            effective: bits(sets.effective())?,
-            inheritable: bits(sets.inheritable())?,
-            permitted: bits(sets.permitted())?,
-            ambient: bits(sets.ambient())?,
-        })
-    }
-
-    fn drop_bounding(&self) -> Result<()> {
-        for cap in 0..64u64 {
-            if self.bounding & (1 << cap) != 0 {
-                continue;
-            }
-            match sys::prctl(libc::PR_CAPBSET_DROP, cap) {
-                // The first number the kernel does not know ends the list.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-                other => other.context("drop a capability from the bounding set")?,
-            };
-        }
-        Ok(())
-    }
-
-    fn apply(&self) -> Result<()> {
-        let set = |bits: u64| CapabilitySet::from_bits_retain(bits);
-        let sets = CapabilitySets {
-            effective: set(self.effective),
-            permitted: set(self.permitted),
-            inheritable: set(self.inheritable),
-        };
-        set_capabilities(None, sets).context("process.capabilities: capset")?;
-        rustix::thread::clear_ambient_capability_set().context("process.capabilities.ambient: clear")?;
-        for cap in (0..64u64).filter(|cap| self.ambient & (1 << cap) != 0) {
-            match sys::ambient_raise(cap) {
-                // capabilities(7): a capability that is not permitted and inheritable cannot be ambient; runc
-                // warns and goes on.
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
-                other => other.context("process.capabilities.ambient: raise")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A capability newer than this kernel cannot be given, and is left out as in runc.
-fn bits(set: Option<&Capabilities>, known: &HashSet<caps::Capability>) -> Result<u64> {
-    let mut bits = 0;
-    for cap in set.into_iter().flatten() {
-        let name = format!("CAP_{cap}");
-        let cap =
-            caps::Capability::from_str(&name).with_context(|| format!("process.capabilities: {name}"))?;
-        if known.contains(&cap) {
-            bits |= 1 << cap.index();
-        }
-    }
-    Ok(bits)
-}
-
 /// Stdio that is the host's /dev/null becomes the container's (runc: reOpenDevNull), when that is the null device: an
 /// image may have put anything in its place, a link into our own /proc/self/fd too.
 pub fn reopen_null() -> Result<()> {
@@ -284,13 +218,15 @@ fn procfs() -> Result<OwnedFd> {
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     });
-    if let Ok(own) = own {
-        return Ok(own);
+    match own {
+        Err(Errno::PERM) => {}
+        other => return other.context("linux.sysctl: make a procfs"),
     }
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).context("open /proc")?;
-    if rustix::fs::fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
+    if rustix::fs::fstatfs(&proc).context("linux.sysctl: fstatfs of /proc")?.f_type as i64 != PROC_SUPER_MAGIC
+    {
         bail!("linux.sysctl: /proc is not a procfs");
     }
     Ok(proc)
@@ -317,30 +253,7 @@ fn sysctl_path(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder};
-
     use super::*;
-
-    #[test]
-    fn absent_capabilities_are_none() {
-        assert_eq!(Caps::of(None).unwrap(), Caps::default());
-    }
-
-    #[test]
-    fn each_set_is_its_own() {
-        let one = |cap| HashSet::from([cap]);
-        let sets = LinuxCapabilitiesBuilder::default()
-            .bounding(one(Capability::Chown))
-            .effective(one(Capability::Kill))
-            .permitted(one(Capability::Kill))
-            .inheritable(HashSet::new())
-            .ambient(HashSet::new())
-            .build()
-            .unwrap();
-        let caps = Caps::of(Some(&sets)).unwrap();
-        assert_eq!((caps.bounding, caps.effective, caps.permitted), (1 << 0, 1 << 5, 1 << 5));
-        assert_eq!((caps.inheritable, caps.ambient), (0, 0));
-    }
 
     #[test]
     fn the_first_separator_of_a_sysctl_decides() {

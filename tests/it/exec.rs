@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::{
-    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, spawn_with_stdin, until,
+    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, skip, spawn_with_stdin, until,
 };
 
 fn up() -> Container {
@@ -16,6 +16,23 @@ fn process_file(c: &Container, process: &serde_json::Value) -> PathBuf {
     let path = c.bundle.path().join("process.json");
     std::fs::write(&path, process.to_string()).expect("write process.json");
     path
+}
+
+#[test]
+fn a_process_file_may_be_a_pipe() {
+    let c = up();
+    let pipe = c.bundle.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("mkfifo");
+    let text = json!({"args": ["/bin/echo", "piped"], "cwd": "/"}).to_string();
+    // Opening it waits for the reader.
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, text)
+    });
+    let out = run(&mut c.exec_command(&["--process", pipe.to_str().expect("utf-8")], &[])).ok().out;
+    writer.join().expect("the writer").expect("write to the pipe");
+    assert_eq!(out, "piped\n");
 }
 
 #[test]
@@ -338,4 +355,36 @@ fn a_frozen_container_refuses() {
 
 fn c_freezer() -> bool {
     std::path::Path::new("/sys/fs/cgroup/freezer").exists()
+}
+
+/// A label that this host cannot give is an error, as in runc; never a process without one.
+#[test]
+fn profiles_and_labels_of_modules_that_are_off() {
+    if std::path::Path::new("/sys/module/apparmor").exists()
+        || std::path::Path::new("/sys/fs/selinux").exists()
+    {
+        return skip("this kernel has a security module of the kind");
+    }
+    if differs(Kind::Crun, "1.8 has words of its own") {
+        return;
+    }
+    let c = up();
+    let process = |field: &str| {
+        let mut process = c.bundle.config["process"].clone();
+        process[field] = json!("x");
+        process_file(&c, &process)
+    };
+    let label = "selinux label is specified in config, but selinux is disabled or not supported";
+    for out in [
+        c.exec(&["--process-label", "x"], &["/bin/true"]),
+        c.exec(&["--process", process("selinuxLabel").to_str().expect("UTF-8")], &[]),
+    ] {
+        assert!(out.code != 0 && out.err.contains(label), "{out:?}");
+    }
+    for out in [
+        c.exec(&["--apparmor", "x"], &["/bin/true"]),
+        c.exec(&["--process", process("apparmorProfile").to_str().expect("UTF-8")], &[]),
+    ] {
+        assert!(out.code != 0 && out.err.contains("apparmor"), "{out:?}");
+    }
 }

@@ -820,6 +820,59 @@ fn an_ordinary_user_s_containers() {
     }
 }
 
+/// A cgroup that was handed to this user, on every hierarchy; gone when dropped.
+struct Delegated(Vec<PathBuf>);
+
+impl Delegated {
+    fn new(name: &str) -> Delegated {
+        let made = std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().filter_map(|hierarchy| {
+            let dir = hierarchy.path().join(name);
+            std::fs::create_dir(&dir).ok()?;
+            let given = Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(&dir).status();
+            given.expect("chown").success().then_some(dir)
+        });
+        Delegated(made.collect())
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            let _ = std::fs::remove_dir(dir.join("sub"));
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+/// CVE-2023-25809: without a cgroup namespace the host's cgroups can be seen, and must not be writable.
+#[test]
+fn a_rootless_container_cannot_write_its_user_s_cgroups() {
+    let user = Rootless::new();
+    let mut able = user.as_user(Path::new("unshare"));
+    if run(able.args(["-Ur", "true"])).code != 0 {
+        skip("this machine gives no user namespaces to ordinary users");
+        return;
+    }
+    if differs(Kind::Crun, "1.8 refuses hybrid cgroups") {
+        return;
+    }
+    let name = unique("runw-test-delegated");
+    let delegated = Delegated::new(&name);
+    // The control: outside a container the user may.
+    for dir in &delegated.0 {
+        run(user.as_user(Path::new("mkdir")).arg(dir.join("sub"))).ok();
+        std::fs::remove_dir(dir.join("sub")).expect("rmdir");
+    }
+    let line = format!(
+        "for d in /sys/fs/cgroup/{name} /sys/fs/cgroup/*/{name}; do mkdir $d/sub && echo MADE $d; done; echo end"
+    );
+    user.spec(&["/bin/sh", "-c", &line]);
+    let out = user.call(&["run", &unique("rootless")]).ok();
+    assert_eq!(out.out, "end\n", "{out:?}");
+    assert!(out.err.contains("Read-only file system"), "no cgroup was there to be written: {out:?}");
+    assert!(!delegated.0.is_empty() && delegated.0.iter().all(|dir| !dir.join("sub").exists()));
+}
+
 /// None of this file's containers may give the host's null device to anybody.
 #[test]
 fn the_host_s_null_device_stays_its_owner_s() {

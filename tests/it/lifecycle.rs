@@ -257,6 +257,25 @@ fn listen_fds_reach_the_program() {
     assert!(out.out.contains("a socket would be here"), "{out:?}");
 }
 
+/// sd_listen_fds(3): the variables may have been meant for a process that started ours.
+#[test]
+fn listen_fds_of_another_process_are_not_passed_on() {
+    if differs(Kind::Crun, "1.8 does not look at LISTEN_PID") {
+        return;
+    }
+    for pid in ["LISTEN_PID=1", "LISTEN_PID="] {
+        let c = Container::new(Bundle::sh("echo fds=$LISTEN_FDS; ls -l /proc/self/fd"));
+        let file = c.bundle.path().join("given");
+        std::fs::write(&file, "").expect("write");
+        let command = c.run_command(&[]);
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", r#"exec 3<"$0"; exec env "$@""#]).arg(&file).args(["LISTEN_FDS=1", pid]);
+        shell.arg(command.get_program()).args(command.get_args());
+        let out = run(&mut shell).ok().out;
+        assert!(out.starts_with("fds=\n") && !out.contains("given"), "{pid}: {out}");
+    }
+}
+
 /// Lets the shell put `file` on descriptor 3 of the runtime: std can hand over only 0, 1 and 2.
 fn with_fd3<'a>(command: &'a mut Command, file: &std::path::Path) -> &'a mut Command {
     let mut shell = Command::new("/bin/sh");

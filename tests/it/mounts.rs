@@ -573,3 +573,19 @@ fn recursive_attributes() {
     let c = Container::new(bundle.bind(&dir, "/d", &["rbind", "rro"]));
     assert_eq!(with_submount(&c, &dir).ok().out, "refused\n");
 }
+
+#[test]
+fn mountinfo_has_the_order_of_the_configuration() {
+    let bundle = Bundle::sh(MOUNTS);
+    let source = bundle.outside("source");
+    let places = ["/m/tmpfs", "/m/bind", "/m/tmpfs2", "/m/bind2"];
+    let bundle = bundle
+        .mount(places[0], "tmpfs", Path::new("tmpfs"), &[])
+        .bind(&source, places[1], &["bind"])
+        .mount(places[2], "tmpfs", Path::new("tmpfs"), &[])
+        .bind(&source, places[3], &["rbind"]);
+    let text = mounts_of(bundle);
+    let points: Vec<&str> =
+        text.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with("/m/")).collect();
+    assert_eq!(points, places);
+}

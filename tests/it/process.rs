@@ -1,9 +1,11 @@
 //! What `process` says of the program: ids, capabilities, limits, seccomp, environment. The program itself is asked
 //! through its /proc/self/status.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Container, Kind, cap, differs, kind, nothing_left};
+use crate::harness::{Bundle, Container, Kind, cap, differs, kind, nothing_left, run, runw_only};
 
 const STATUS: &str = "cat /proc/self/status";
 
@@ -31,6 +33,31 @@ fn user_and_groups() {
 fn no_groups_of_the_caller_remain() {
     let status = status_of(Bundle::sh(STATUS));
     assert!(["", "0"].contains(&field(&status, "Groups")), "{status}");
+}
+
+/// In a user namespace that its maker may not give groups (user_namespaces(7)) setgroups(2) fails for everybody:
+/// no harm where none are asked for.
+#[test]
+fn where_groups_are_denied_only_none_can_be_had() {
+    if runw_only("a container without a user namespace of its own in another") {
+        return;
+    }
+    let run_denied = |groups: &[u32]| {
+        let c = Container::new(Bundle::sh("cat /proc/self/setgroups; id -u").edit(|c| {
+            c["process"]["user"]["additionalGids"] = json!(groups);
+            // devpts has gid 5, and a sysfs wants a network of its own: neither is to be had here.
+            c["mounts"]
+                .as_array_mut()
+                .expect("mounts")
+                .retain(|m| m["type"] == "proc" || m["type"] == "tmpfs");
+        }));
+        let command = c.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-U", "-r", "-m"]).arg(command.get_program()).args(command.get_args());
+        run(unshare.arg(c.bundle.path()).arg(&c.id))
+    };
+    assert_eq!(run_denied(&[]).ok().out, "deny\n0\n");
+    run_denied(&[5]).refused(&["process.user.additionalGids", "rootless"]);
 }
 
 #[test]
@@ -125,6 +152,25 @@ fn seccomp_filters_with_and_without_new_privileges() {
         }));
         assert_eq!(field(&status, "Seccomp"), "2");
         assert!(status.contains("Operation not supported") || status.contains("Not supported"), "{status}");
+    }
+}
+
+#[test]
+fn a_filter_forbids_what_only_the_runtime_would_call() {
+    // Docker's profiles before 2021 know no close_range; runtime-tools forbids getcwd.
+    for nnp in [true, false] {
+        let bundle = Bundle::sh("echo alive; ls /proc/self/fd | wc -l").edit(|c| {
+            c["process"]["noNewPrivileges"] = json!(nnp);
+            c["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", None, &["close_range"]);
+            // The shell calls this one, too, and can do without.
+            let getcwd = json!({"names": ["getcwd"], "action": "SCMP_ACT_ERRNO"});
+            c["linux"]["seccomp"]["syscalls"].as_array_mut().expect("rules").push(getcwd);
+        });
+        if !nnp && kind() != Kind::Runw {
+            // Theirs call getcwd after the filter.
+            continue;
+        }
+        assert_eq!(Container::new(bundle).run().ok().out, "alive\n4\n", "noNewPrivileges {nnp}");
     }
 }
 
@@ -463,4 +509,71 @@ fn a_memory_policy_is_the_whole_container_s() {
         assert!(out.code == 1 && out.err.contains(wanted), "{nodes:?}: {out:?}");
         nothing_left(&c);
     }
+}
+
+#[test]
+fn capabilities_that_cannot_be_had_are_warned_about() {
+    if differs(Kind::Runc, "1.1 says nothing") || differs(Kind::Crun, "1.8 says nothing") {
+        return;
+    }
+    let caps = |c: &mut Value| {
+        c["capabilities"] = cap(&["CAP_KILL", "CAP_CHOWN"]);
+        c["capabilities"]["inheritable"] = json!(["CAP_KILL"]);
+        c["capabilities"]["ambient"] = json!(["CAP_KILL", "CAP_CHOWN", "CAP_NET_RAW"]);
+    };
+    let want = "process.capabilities.ambient: ignoring CAP_CHOWN, CAP_NET_RAW: only what is permitted and inheritable";
+    let c =
+        Container::new(Bundle::sh("cat /proc/self/status; exec sleep 100").edit(|c| caps(&mut c["process"])));
+    let out = c.run_with(&["--detach"]).ok();
+    assert!(out.err.contains("level=warning") && out.err.contains(want), "{out:?}");
+    let mut process = c.bundle.config["process"].clone();
+    process["args"] = json!(["/bin/cat", "/proc/self/status"]);
+    let out = exec_process(&c, &process).ok();
+    assert!(out.err.contains(want), "{out:?}");
+    assert_eq!(field(&out.out, "CapAmb"), "0000000000000020");
+}
+
+/// Images reopen /dev/stdout as their own user.
+#[test]
+fn standard_streams_belong_to_the_user() {
+    let out =
+        Container::new(Bundle::sh("stat -L -c %u /proc/self/fd/1; echo reopened >>/dev/stdout").edit(|c| {
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        }));
+    let out = out.run().ok().out;
+    assert!(out.starts_with("1000\n") && out.contains("reopened"), "{out}");
+}
+
+/// Only the user may enter it, and only root would be asked first.
+#[test]
+fn cwd_may_be_the_user_s_alone() {
+    let bundle = Bundle::sh("pwd").edit(|c| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        c["process"]["cwd"] = json!("/home/me");
+        // Without CAP_DAC_OVERRIDE root itself may not enter what is another's.
+        c["process"]["capabilities"] = json!({});
+    });
+    let home = bundle.rootfs().join("home/me");
+    std::fs::create_dir_all(&home).expect("a home");
+    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).expect("chown");
+    std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+    assert_eq!(Container::new(bundle).run().ok().out, "/home/me\n");
+}
+
+#[test]
+fn each_container_has_a_session_keyring_of_its_own() {
+    let Ok(keys) = std::fs::read_to_string("/proc/keys") else {
+        return crate::harness::skip("no /proc/keys");
+    };
+    let unmasked = |text: &str| Bundle::sh(text).edit(|c| c["linux"]["maskedPaths"] = json!([]));
+    let c = Container::up(unmasked("cat /proc/keys; exec sleep 100"));
+    c.wait_out("keyring");
+    // runc's name for it begins with "_ses.", crun's is the bare id.
+    let own = format!("{}: empty", c.id);
+    assert!(c.out().contains(&own), "{}", c.out());
+    assert!(c.sh("cat /proc/keys").contains(&own));
+    assert!(!keys.contains(&own));
+    let bare = Container::new(unmasked("cat /proc/keys"));
+    let out = bare.run_with(&["--no-new-keyring"]).ok().out;
+    assert!(!out.contains(&format!("{}: empty", bare.id)), "{out}");
 }

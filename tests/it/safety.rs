@@ -31,6 +31,10 @@ fn injected(c: &Container, what: &str) -> crate::harness::Out {
     spawn(strace.arg(command.get_program()).args(command.get_args())).wait()
 }
 
+fn plain() -> Bundle {
+    Bundle::sparse(&["/bin/sleep", "100"])
+}
+
 /// How many system calls, all of them or of one name, a create that succeeds makes.
 fn count_calls(bundle: Bundle, name: &str) -> usize {
     let c = Container::new(bundle);
@@ -49,7 +53,7 @@ fn killed_at_any_moment_delete_force_cleans_up() {
     }
     let points: u64 = if long() { 400 } else { 30 };
     each(&Vec::from_iter(0..points), |i| {
-        let c = Container::new(Bundle::sh("exec sleep 100"));
+        let c = Container::new(plain());
         let mut running = spawn(&mut c.create_command(&[]));
         std::thread::sleep(Duration::from_micros(i * 40_000 / points));
         let _ = running.child.kill();
@@ -64,10 +68,10 @@ fn killed_at_each_system_call_delete_force_cleans_up() {
     if runw_only("such a promise: 1.1 leaves cgroups behind") || no_strace() {
         return;
     }
-    let total = count_calls(Bundle::sh("exec sleep 100"), "all");
+    let total = count_calls(plain(), "all");
     let step = if long() { 1 } else { (total / 40).max(1) };
     each(&Vec::from_iter((1..=total).step_by(step)), |n| {
-        let c = Container::new(Bundle::sh("exec sleep 100"));
+        let c = Container::new(plain());
         injected(&c, &format!("all:signal=SIGKILL:when={n}"));
         let out = c.call(&["delete", "--force", &c.id]);
         assert_eq!(out.code, 0, "killed at call {n} of {total}: {out:?}");
@@ -89,12 +93,12 @@ fn each_call_of_the_runtime_made_to_fail() {
     }
     let most = if long() { usize::MAX } else { 3 };
     for name in CALLS.split_whitespace() {
-        let total = count_calls(Bundle::sh("exec sleep 100"), name);
+        let total = count_calls(plain(), name);
         // First, last and middle calls say most; `make test-all` takes each.
         let picks: Vec<usize> =
             if total <= most { (1..=total).collect() } else { vec![1, total / 2 + 1, total] };
         each(&picks, |n| {
-            let c = Container::new(Bundle::sh("exec sleep 100"));
+            let c = Container::new(plain());
             let out = injected(&c, &format!("{name}:error=EIO:when={n}"));
             assert_ne!(out.code, 137, "{name} {n} of {total} made create hang: {out:?}");
             if out.code == 0 {
@@ -277,6 +281,26 @@ fn a_neighbour_cannot_keep_the_binary_for_later() {
     victim.call(&["delete", "--force", &victim.id]);
     assert!(attack.wait().out.contains("done"));
     assert!(std::fs::read(runtime()).expect("the runtime's file") == before, "the runtime was overwritten");
+}
+
+/// The control of both: the same lines do overwrite a program that is not protected.
+#[test]
+fn an_unprotected_binary_is_overwritten_from_inside() {
+    let caps =
+        cap(&["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_KILL"]);
+    let c = Container::up(Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = caps.clone()));
+    // busybox looks at the beginning of its name.
+    let victim = c.bundle.path().join("busybox-victim");
+    std::fs::copy("/bin/busybox", &victim).expect("copy");
+    // A program of the host's in the container's pid namespace, as a runtime that joins it.
+    let joined = format!("--pid=/proc/{}/ns/pid", c.pid());
+    let mut nsenter = Command::new("nsenter");
+    let mut guest = spawn(nsenter.arg(joined).arg("--").arg(&victim).args(["sleep", "100"]));
+    let line = "until [ -n \"$p\" ]; do p=$(grep -lx busybox-victim /proc/[0-9]*/comm); p=${p%/comm}; done 2>/dev/null; \
+        exec 3<$p/exe; kill -9 ${p#/proc/}; until (echo broken >/proc/self/fd/3) 2>/dev/null; do :; done";
+    c.exec(&[], &["/bin/timeout", "20", "/bin/sh", "-c", line]).ok();
+    guest.wait();
+    assert_eq!(std::fs::read(&victim).expect("read"), b"broken\n");
 }
 
 #[test]

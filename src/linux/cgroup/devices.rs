@@ -1,7 +1,6 @@
 //! `linux.resources.devices` as rules, runc's default devices included, and what they are in cgroup v1's
 //! devices.allow and devices.deny. cgroup v2 has a program instead: `device_filter`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
@@ -81,7 +80,7 @@ fn spec_rule(device: &LinuxDeviceCgroup, rules: &mut Vec<Rule>) -> Result<()> {
     let (major, minor) = (number("major", device.major())?, number("minor", device.minor())?);
     let access = match device.access().as_deref() {
         None | Some("") => ALL,
-        Some(access) => access_bits(access)?,
+        Some(access) => access_bits(access),
     };
     let allow = device.allow();
     // The kernel reads only the `a` of an `a` rule and would widen "a 10:* r" to everything. We honour the rest.
@@ -89,24 +88,29 @@ fn spec_rule(device: &LinuxDeviceCgroup, rules: &mut Vec<Rule>) -> Result<()> {
         rules.push(Rule::Everything { allow });
         return Ok(());
     }
+    if access == 0 {
+        return Ok(());
+    }
     rules.extend(kinds.iter().map(|&kind| Rule::Some { allow, which: Which { kind, major, minor }, access }));
     Ok(())
 }
 
-fn access_bits(access: &str) -> Result<u8> {
-    access.chars().try_fold(0, |bits, letter| match letter {
-        'r' => Ok(bits | READ),
-        'w' => Ok(bits | WRITE),
-        'm' => Ok(bits | MKNOD),
-        _ => bail!("linux.resources.devices: access {access:?} has other letters than r, w and m"),
+/// Other letters mean nothing, as in runc; `bundle` has warned of them.
+fn access_bits(access: &str) -> u8 {
+    access.chars().fold(0, |bits, letter| match letter {
+        'r' => bits | READ,
+        'w' => bits | WRITE,
+        'm' => bits | MKNOD,
+        _ => bits,
     })
 }
 
 /// What v1's kernel keeps: one default, and exceptions that all say the opposite.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct List {
     allow_by_default: bool,
-    exceptions: BTreeMap<Which, u8>,
+    /// In the order in which they were first named, which devices.list keeps.
+    exceptions: Vec<(Which, u8)>,
 }
 
 impl List {
@@ -115,15 +119,26 @@ impl List {
         for rule in rules {
             match *rule {
                 Rule::Everything { allow } => {
-                    list = List { allow_by_default: allow, exceptions: BTreeMap::new() };
+                    list = List { allow_by_default: allow, exceptions: Vec::new() };
                 }
                 Rule::Some { allow, which, access } if allow != list.allow_by_default => {
-                    *list.exceptions.entry(which).or_default() |= access;
+                    list.add(which, access);
                 }
                 Rule::Some { which, access, .. } => list.take_back(which, access)?,
             }
         }
         Ok(list)
+    }
+
+    fn find(&self, which: Which) -> Option<usize> {
+        self.exceptions.iter().position(|(have, _)| *have == which)
+    }
+
+    fn add(&mut self, which: Which, access: u8) {
+        match self.find(which) {
+            Some(at) => self.exceptions[at].1 |= access,
+            None => self.exceptions.push((which, access)),
+        }
     }
 
     /// The kernel ignores in silence a rule that would punch a hole into a wildcard exception. runc refuses it,
@@ -135,7 +150,7 @@ impl List {
             Which { major: None, minor: None, ..which },
         ];
         for wide in wider {
-            let overlap = self.exceptions.get(&wide).is_some_and(|held| held & access != 0);
+            let overlap = self.find(wide).is_some_and(|at| self.exceptions[at].1 & access != 0);
             if wide != which && overlap {
                 bail!(
                     "linux.resources.devices: requested rule [{} {}] not supported by devices cgroupv1 (cannot punch hole in existing wildcard rule [{wide}])",
@@ -144,13 +159,24 @@ impl List {
                 );
             }
         }
-        if let Some(held) = self.exceptions.get_mut(&which) {
-            *held &= !access;
-            if *held == 0 {
-                self.exceptions.remove(&which);
+        if let Some(at) = self.find(which) {
+            self.exceptions[at].1 &= !access;
+            if self.exceptions[at].1 == 0 {
+                self.exceptions.remove(at);
             }
         }
         Ok(())
+    }
+
+    /// The same in devices.list, which shows no exceptions in allow-by-default mode.
+    fn shows_as(&self, other: &List) -> bool {
+        let sorted = |list: &List| {
+            let mut exceptions = list.exceptions.clone();
+            exceptions.sort_unstable();
+            exceptions
+        };
+        self.allow_by_default == other.allow_by_default
+            && (self.allow_by_default || sorted(self) == sorted(other))
     }
 
     /// The file of the default for everything, whose writing also forgets exceptions that devices.list does not
@@ -161,7 +187,7 @@ impl List {
         } else {
             ("devices.deny", "devices.allow")
         };
-        let exception = |(which, access): (&Which, &u8)| format!("{which} {}", letters(*access));
+        let exception = |(which, access): &(Which, u8)| format!("{which} {}", letters(*access));
         (default, other, self.exceptions.iter().map(exception).collect())
     }
 
@@ -172,12 +198,12 @@ impl List {
             let mut words = line.split(' ');
             let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
             if kind == "a" {
-                return Some(List { allow_by_default: true, exceptions: BTreeMap::new() });
+                return Some(List { allow_by_default: true, exceptions: Vec::new() });
             }
             let number = |word: &str| if word == "*" { Some(None) } else { word.parse().ok().map(Some) };
             let (major, minor) = numbers.split_once(':')?;
             let which = Which { kind: kind.chars().next()?, major: number(major)?, minor: number(minor)? };
-            list.exceptions.insert(which, access_bits(access).ok()?);
+            list.add(which, access_bits(access));
         }
         Some(list)
     }
@@ -191,11 +217,7 @@ pub fn apply_v1(dir: &Path, list: &List) -> Result<()> {
     write_lines(&dir.join(other), &exceptions)?;
     let path = dir.join("devices.list");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let same = List::parse(&text).is_some_and(|now| {
-        now.allow_by_default == list.allow_by_default
-            && (now.allow_by_default || now.exceptions == list.exceptions)
-    });
-    if !same {
+    if !List::parse(&text).is_some_and(|now| now.shows_as(list)) {
         bail!("linux.resources.devices: resulting devices cgroup doesn't match target: {}", path.display());
     }
     Ok(())
@@ -244,7 +266,7 @@ mod tests {
         let defaults = List::of(&rules(None).unwrap()).unwrap();
         let text = "b *:* m\nc *:* m\nc 1:3 rwm\nc 1:5 rwm\nc 1:7 rwm\nc 1:8 rwm\nc 1:9 rwm\nc 5:0 rwm\n\
                     c 5:2 rwm\nc 10:200 rwm\nc 136:* rwm\n";
-        assert_eq!(Some(defaults), List::parse(text));
+        assert!(List::parse(text).unwrap().shows_as(&defaults));
         assert_eq!(lines("[]")[0], "devices.deny a *:* rwm");
         assert_eq!(lines(r#"[{"allow":false,"access":"rwm"}]"#), lines("[]"));
     }
@@ -266,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn the_spec_s_rules_come_first_and_in_their_order() {
+        let lines = lines(
+            r#"[{"allow":false},{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"},
+            {"allow":true,"type":"b","major":8,"minor":20,"access":"r"},
+            {"allow":true,"type":"b","major":8,"minor":20,"access":"w"}]"#,
+        );
+        assert_eq!(lines[1..3], ["devices.allow c 10:229 rwm", "devices.allow b 8:20 rw"]);
+    }
+
+    #[test]
     fn an_a_rule_with_numbers_is_not_widened() {
         let lines = lines(r#"[{"allow":true,"type":"a","major":7,"access":"r"}]"#);
         assert_eq!(lines[0], "devices.deny a *:* rwm");
@@ -277,7 +309,7 @@ mod tests {
     fn what_v1_cannot_do_is_refused() {
         let hole = r#"[{"allow":true,"type":"c","access":"rwm"},{"allow":false,"type":"c","major":1,"minor":11,"access":"r"}]"#;
         assert!(list(hole).unwrap_err().to_string().contains("cannot punch hole"));
-        assert!(list(r#"[{"allow":true,"type":"c","access":"x"}]"#).is_err());
+        assert_eq!(lines(r#"[{"allow":true,"type":"c","access":"x"}]"#), lines("[]"));
         assert!(list(r#"[{"allow":true,"type":"c","major":-5}]"#).is_err());
     }
 }

@@ -125,7 +125,7 @@ impl<'a> Subs<'a> {
 fn below(dir: &Path, sub: Option<&str>) -> Result<PathBuf> {
     let Some(sub) = sub else { return Ok(dir.to_owned()) };
     if Path::new(sub).components().any(|component| component == Component::ParentDir) {
-        bail!("bad sub cgroup path: {sub}");
+        bail!("{sub} is not a sub cgroup path");
     }
     Ok(dir.join(paths::clean(Path::new(sub))))
 }

@@ -280,6 +280,16 @@ impl Cgroup {
         }
     }
 
+    /// On v1 not even SIGKILL ends a frozen process, and a container that may make cgroups can freeze itself in one of
+    /// its own. So, for what has been killed: `set_frozen(false)`, there as well.
+    pub fn thaw_killed(&self) -> Result<()> {
+        match self.made_with("freezer") {
+            Some(freezer) => tree::write_all(&freezer.dir, "freezer.state", "THAWED"),
+            None if self.is_frozen() => self.set_frozen(false),
+            None => Ok(()),
+        }
+    }
+
     pub fn is_frozen(&self) -> bool {
         match (self.made_with("freezer"), &self.v2) {
             (Some(freezer), _) => freezer::is_frozen_v1(&freezer.dir),

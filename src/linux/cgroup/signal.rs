@@ -23,8 +23,10 @@ impl Cgroup {
         // After cgroup.kill on hybrid only strays can be left, which are in v1's trees but not in that one.
         let frozen = was_frozen || (!killed && !self.includes_us()? && self.set_frozen(true).is_ok());
         let swept = self.sweep(signal, frozen);
-        // v1 keeps even killed processes frozen, so they would never end. Another signal waits for `resume`.
-        if frozen && (signal == libc::SIGKILL || !was_frozen) {
+        if signal == libc::SIGKILL {
+            self.thaw_killed()?;
+        } else if frozen && !was_frozen {
+            // One that was frozen before gets the signal when it is resumed.
             self.set_frozen(false)?;
         }
         swept

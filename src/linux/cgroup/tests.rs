@@ -117,3 +117,27 @@ fn disabled_does_nothing_and_systemd_says_so() {
     Cgroup::plan("id", None, Driver::Disabled, true).unwrap().create(Some(&resources)).unwrap();
     assert!(Cgroup::plan("id", None, Driver::Systemd, false).unwrap_err().to_string().contains("systemd"));
 }
+
+/// Deeper than PATH_MAX is long and than descriptors go: a container that may make cgroups must stay deletable.
+#[test]
+fn cgroups_nested_without_end_are_listed_and_removed() {
+    let tree = TempTree::new(&[]);
+    let top = tree.path().join("top");
+    std::fs::create_dir(&top).unwrap();
+    let mut here = std::fs::File::open(&top).unwrap();
+    let name = "x".repeat(20);
+    for depth in 0..1200 {
+        rustix::fs::mkdirat(&here, &name, rustix::fs::Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        here = rustix::fs::openat(&here, &name, flags, rustix::fs::Mode::empty()).unwrap().into();
+        if depth == 1199 {
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+            let procs = rustix::fs::openat(&here, "cgroup.procs", flags, rustix::fs::Mode::RWXU).unwrap();
+            rustix::io::write(&procs, b"0\n4242\n").unwrap();
+        }
+    }
+    assert_eq!(tree::pids(&top).unwrap(), [4242]);
+    rustix::fs::unlinkat(&here, "cgroup.procs", rustix::fs::AtFlags::empty()).unwrap();
+    tree::remove(&top, Instant::now()).unwrap();
+    assert!(!top.exists());
+}

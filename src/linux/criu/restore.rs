@@ -39,6 +39,7 @@ pub struct Restore<'a> {
 /// Restores the container. `console` is where a terminal's master goes. On failure nothing of it is left but what
 /// `journal` wrote.
 pub fn restore(restore: &Restore<'_>, console: Option<OwnedFd>, journal: &mut dyn Journal) -> Result<Init> {
+    refuse(restore.spec)?;
     let mut options = Criu_opts::new();
     restore.wishes.fill(&mut options)?;
     restore.places.work.map_or(Ok(()), make_directory)?;
@@ -65,6 +66,18 @@ pub fn restore(restore: &Restore<'_>, console: Option<OwnedFd>, journal: &mut dy
         restore.cgroup.remove()?;
     }
     restored
+}
+
+/// What `create` does for a process of its own and CRIU does not.
+fn refuse(spec: &Spec) -> Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    if linux.intel_rdt().is_some() {
+        bail!("linux.intelRdt: a restored container is put into no resctrl group");
+    }
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        bail!("linux.netDevices: interfaces are not moved into a restored container");
+    }
+    Ok(())
 }
 
 fn in_cgroup(

@@ -19,7 +19,8 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     if v1.is_empty() {
         return unified(root, options)?.attach(target.as_fd());
     }
-    let data = vec!["mode=755".to_owned()];
+    let label = root.label.and_then(|label| label.option("tmpfs"));
+    let data = ["mode=755".to_owned()].into_iter().chain(label).collect();
     let tmpfs = new_filesystem("tmpfs", None, &Options { data, ..Options::default() })?;
     let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     tmpfs.set_attributes(false, quiet, 0)?;

@@ -6,6 +6,7 @@ mod copy;
 mod devices;
 mod idmap;
 mod inside;
+mod label;
 mod mount;
 pub mod options;
 mod protect;
@@ -22,7 +23,8 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use devices::paths as device_paths;
 pub use idmap::is_wanted as is_id_mapped;
-pub use mount::{is_bind, read_only_view, without_effect};
+pub use label::Label;
+pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
 pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
 pub use stage::{file_place_in, place_in, stage};
@@ -40,6 +42,8 @@ pub struct Root<'a> {
     pub no_pivot: bool,
     pub user_namespace: bool,
     pub cgroup_namespace: bool,
+    /// Of what is mounted anew.
+    pub label: Option<Label<'a>>,
 }
 
 /// The root once it is mounted, before pivot_root.
@@ -143,7 +147,7 @@ impl Root<'_> {
             .with_context(|| format!("make {} a slave", point.display()))?;
             if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
                 // Locked by a user namespace: cover it instead, as runc does.
-                let cover = mount::empty_tmpfs()?;
+                let cover = mount::empty_tmpfs(self.label)?;
                 cover.attach(open_directory(&point)?.as_fd())?;
             }
         }

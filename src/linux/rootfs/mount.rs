@@ -16,7 +16,7 @@ use rustix::mount::{
 };
 
 use super::options::{self, Options};
-use super::{Mounted, Root, cgroupfs, inside, proc_path, sources};
+use super::{Label, Mounted, Root, cgroupfs, inside, proc_path, sources};
 use crate::linux::sys::{self, MountAttr};
 
 /// A mount that is attached nowhere yet.
@@ -209,8 +209,12 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
         options.set &= !sys::MOUNT_ATTR_RDONLY;
         mounted.late_read_only.push("/dev".to_owned());
     }
+    options.data.extend(root.label.and_then(|label| label.option(kind)));
     let target = inside::directory(mounted.root.as_fd(), destination)?;
     let tree = new_filesystem(kind, mount.source().as_deref(), &options)?;
+    if let (Some(label), "mqueue") = (root.label, kind) {
+        label.set(tree.fd.as_fd())?;
+    }
     check_proc(mounted.root.as_fd(), target.as_fd(), &tree)?;
     if options.tmpcopyup {
         copy_up(target.as_fd(), &tree, kind)?;
@@ -283,11 +287,12 @@ pub fn new_filesystem(kind: &str, source: Option<&Path>, options: &Options) -> R
 }
 
 /// A tmpfs that holds nothing and can hold nothing.
-pub fn empty_tmpfs() -> Result<Tree> {
-    let options = Options {
+pub fn empty_tmpfs(label: Option<Label<'_>>) -> Result<Tree> {
+    let mut options = Options {
         data: vec!["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()],
         ..Options::default()
     };
+    options.data.extend(label.and_then(|label| label.option("tmpfs")));
     new_filesystem("tmpfs", Some(Path::new("tmpfs")), &options)
 }
 
@@ -346,6 +351,11 @@ pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let points = mount_points()?;
     let best = points.into_iter().map(|(point, _)| point).filter(|point| path.starts_with(point));
     best.max_by_key(|point| point.components().count()).context("no mount point found for the root")
+}
+
+/// The first mount point of this kind of file system.
+pub fn mount_of_kind(kind: &str) -> Result<Option<PathBuf>> {
+    Ok(mount_points()?.into_iter().find(|(_, one)| one == kind).map(|(point, _)| point))
 }
 
 /// procfs and sysfs mounts of this namespace that are not inside `root`.

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode, OFlags, makedev};
 
 use super::mount::{Tree, empty_tmpfs, set_attached};
-use super::{inside, slash};
+use super::{Label, inside, slash};
 use crate::linux::sys;
 
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
-pub fn mask_paths(paths: &[String]) -> Result<()> {
+pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
     let mut cover: Option<OwnedFd> = None;
     let root = slash()?;
     for path in paths {
@@ -30,7 +30,7 @@ pub fn mask_paths(paths: &[String]) -> Result<()> {
         let tree = match &cover {
             Some(first) => Tree::clone_of_fd(first.as_fd()).with_context(context)?,
             None => {
-                let tree = empty_tmpfs().with_context(context)?;
+                let tree = empty_tmpfs(label).with_context(context)?;
                 tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0).with_context(context)?;
                 tree
             }

@@ -1,8 +1,8 @@
 //! What is opened with the host's eyes: the root, the sources of bind mounts and, for a user namespace, device nodes,
 //! each as a detached tree. Without privilege the child opens them itself.
 //!
-//! Usually that is done before the child exists. With a user namespace it is done in the child's mount namespace, on
-//! the copies that the kernel locked when it made that: a clone of a host's mount carries no lock, and the container's
+//! The root and id-mapped sources are opened before the child exists, the other binds by the child at their turn. With a
+//! user namespace all is opened in the child's mount namespace, on the copies that the kernel locked when it made that: a clone of a host's mount carries no lock, and the container's
 //! root could make it writable or look under it (mount_namespaces(7); runc: mountSourceOpenTree).
 
 use std::collections::HashMap;
@@ -44,7 +44,9 @@ impl Sources {
         }
         let mut maps = IdMaps::new(spec.linux().as_ref());
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-            if is_bind(mount) {
+            // Linux 6.8 and later list mounts by their age, and a clone has its age from here: those that the child can
+            // open at their turn wait for it, so that mountinfo has the order of `mounts`, as under runc.
+            if is_bind(mount) && (user_namespace || idmap::is_wanted(mount)) {
                 let tree = open_bind(mount, bundle)
                     .and_then(|tree| maps.apply(&tree, mount).map(|()| tree))
                     .with_context(|| format!("mount {}", mount.destination().display()))?;

@@ -18,6 +18,15 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn new<S: AsRef<str>>(args: &[S]) -> Bundle {
+        Bundle::on(busybox_root(), args)
+    }
+
+    /// With few applets: copying all of them is most of what a case of a sweep costs.
+    pub fn sparse<S: AsRef<str>>(args: &[S]) -> Bundle {
+        Bundle::on(sparse_root(), args)
+    }
+
+    fn on<S: AsRef<str>>(root: &Path, args: &[S]) -> Bundle {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests make containers as root: run them with sudo"
@@ -25,7 +34,7 @@ impl Bundle {
         let dir = tempfile::Builder::new().prefix("runw-test-").tempdir().expect("a bundle directory");
         // A user namespace's root must reach the root file system.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod the bundle");
-        copy_tree(busybox_root(), &dir.path().join("rootfs"));
+        copy_tree(root, &dir.path().join("rootfs"));
         let id = unique("c");
         let mut config = default_config().clone();
         config["process"]["terminal"] = json!(false);
@@ -44,9 +53,12 @@ impl Bundle {
     pub fn wasm(guest: &str, args: &[&str]) -> Bundle {
         let mut argv = vec!["/app.wasm"];
         argv.extend(args);
-        let bundle = Bundle::new(&argv);
-        std::fs::copy(super::guest(guest), bundle.rootfs().join("app.wasm")).expect("copy the guest");
-        bundle
+        Bundle::new(&argv).guest(guest)
+    }
+
+    pub fn guest(self, name: &str) -> Bundle {
+        std::fs::copy(super::guest(name), self.rootfs().join("app.wasm")).expect("copy the guest");
+        self
     }
 
     pub fn edit(mut self, f: impl FnOnce(&mut Value)) -> Bundle {
@@ -159,26 +171,32 @@ fn default_config() -> &'static Value {
 fn busybox_root() -> &'static Path {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     ROOT.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("a root file system");
-        let root = dir.path();
-        for d in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var", "mnt"] {
-            std::fs::create_dir(root.join(d)).expect("mkdir in the root file system");
-        }
-        std::fs::set_permissions(root.join("tmp"), PermissionsExt::from_mode(0o1777)).expect("chmod tmp");
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is not installed");
         let applets = Command::new("/bin/busybox").arg("--list").output().expect("busybox --list").stdout;
-        for applet in String::from_utf8_lossy(&applets).lines().filter(|a| *a != "busybox") {
-            symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
-        }
-        std::fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n",
-        )
-        .expect("passwd");
-        std::fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").expect("group");
-        dir
+        make_root(String::from_utf8_lossy(&applets).lines().filter(|a| *a != "busybox"))
     })
     .path()
+}
+
+fn sparse_root() -> &'static Path {
+    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    ROOT.get_or_init(|| make_root(["sh", "sleep", "echo"].into_iter())).path()
+}
+
+fn make_root<'a>(applets: impl Iterator<Item = &'a str>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a root file system");
+    let root = dir.path();
+    for d in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var", "mnt"] {
+        std::fs::create_dir(root.join(d)).expect("mkdir in the root file system");
+    }
+    std::fs::set_permissions(root.join("tmp"), PermissionsExt::from_mode(0o1777)).expect("chmod tmp");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is not installed");
+    for applet in applets {
+        symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
+    }
+    let passwd = "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n";
+    std::fs::write(root.join("etc/passwd"), passwd).expect("passwd");
+    std::fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").expect("group");
+    dir
 }
 
 fn copy_tree(from: &Path, to: &Path) {

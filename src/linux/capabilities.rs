@@ -1,0 +1,180 @@
+//! `process.capabilities`: the five sets as the kernel takes them. Worked out by the parent, who can still say what is
+//! left out; taken on by the child.
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use super::sys;
+
+/// The sets as bits. What cannot be had is in none of them, and is named by `warnings`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    bounding: u64,
+    effective: u64,
+    inheritable: u64,
+    permitted: u64,
+    ambient: u64,
+    /// Asked for, and newer than this kernel.
+    unavailable: u64,
+    /// Asked for as ambient, and not to be raised.
+    unraisable: u64,
+}
+
+impl Caps {
+    /// No `capabilities` means none, as in runc.
+    pub fn of(sets: Option<&LinuxCapabilities>) -> Result<Caps> {
+        let Some(sets) = sets else { return Ok(Caps::default()) };
+        let known = caps::runtime::thread_all_supported().iter().fold(0, |bits, cap| bits | cap.bitmask());
+        // capabilities(7): with SECBIT_NO_CAP_AMBIENT_RAISE, of the caller's making, none can be raised.
+        const NO_CAP_AMBIENT_RAISE: i32 = 1 << 6;
+        let may_raise = sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")?
+            & NO_CAP_AMBIENT_RAISE
+            == 0;
+        Caps::within(sets, known, may_raise)
+    }
+
+    fn within(sets: &LinuxCapabilities, known: u64, may_raise: bool) -> Result<Caps> {
+        let mut unavailable = 0;
+        let mut take = |set: &Option<Capabilities>| -> Result<u64> {
+            let asked = bits(set.as_ref())?;
+            unavailable |= asked & !known;
+            Ok(asked & known)
+        };
+        let mut caps = Caps {
+            bounding: take(sets.bounding())?,
+            effective: take(sets.effective())?,
+            inheritable: take(sets.inheritable())?,
+            permitted: take(sets.permitted())?,
+            ambient: take(sets.ambient())?,
+            ..Caps::default()
+        };
+        // capabilities(7): only what is permitted and inheritable can be ambient. runc goes on without, too.
+        let raisable = if may_raise { caps.permitted & caps.inheritable } else { 0 };
+        caps.unavailable = unavailable;
+        caps.unraisable = caps.ambient & !raisable;
+        caps.ambient &= raisable;
+        Ok(caps)
+    }
+
+    /// What of the configuration the process will not have.
+    pub fn warnings(&self) -> Vec<String> {
+        let line = |bits: u64, set: &str, why: &str| {
+            let names: Vec<String> = caps::all()
+                .into_iter()
+                .filter(|cap| bits & cap.bitmask() != 0)
+                .map(|cap| cap.to_string())
+                .collect();
+            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+            names.sort_unstable();
+            (!names.is_empty())
+                .then(|| format!("process.capabilities{set}: ignoring {}: {why}", names.join(", ")))
+        };
+        let unavailable = line(self.unavailable, "", "this kernel does not have it");
+        let unraisable =
+            line(self.unraisable, ".ambient", "only what is permitted and inheritable can be ambient");
+        unavailable.into_iter().chain(unraisable).collect()
+    }
+
+    /// While CAP_SETPCAP is there.
+    pub fn drop_bounding(&self) -> Result<()> {
+        for cap in 0..64u64 {
+            if self.bounding & (1 << cap) != 0 {
+                continue;
+            }
+            match sys::prctl(libc::PR_CAPBSET_DROP, cap) {
+                // The first number the kernel does not know ends the list.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+                other => other.context("drop a capability from the bounding set")?,
+            };
+        }
+        Ok(())
+    }
+
+    pub fn apply(&self) -> Result<()> {
+        let set = |bits: u64| CapabilitySet::from_bits_retain(bits);
+        let sets = CapabilitySets {
+            effective: set(self.effective),
+            permitted: set(self.permitted),
+            inheritable: set(self.inheritable),
+        };
+        set_capabilities(None, sets).context("process.capabilities: capset")?;
+        rustix::thread::clear_ambient_capability_set().context("process.capabilities.ambient: clear")?;
+        for cap in (0..64u64).filter(|cap| self.ambient & (1 << cap) != 0) {
+            sys::ambient_raise(cap).context("process.capabilities.ambient: raise")?;
+        }
+        Ok(())
+    }
+}
+
+fn bits(set: Option<&Capabilities>) -> Result<u64> {
+    set.into_iter().flatten().try_fold(0, |bits, cap| {
+        let name = format!("CAP_{cap}");
+        let cap =
+            caps::Capability::from_str(&name).with_context(|| format!("process.capabilities: {name}"))?;
+        Ok(bits | cap.bitmask())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use oci_spec::runtime::Capability::{self, BlockSuspend, Chown, Kill};
+    use oci_spec::runtime::LinuxCapabilitiesBuilder;
+
+    use super::*;
+
+    fn sets(
+        bounding: &[Capability],
+        permitted: &[Capability],
+        inheritable: &[Capability],
+        ambient: &[Capability],
+    ) -> LinuxCapabilities {
+        let set = |caps: &[Capability]| caps.iter().copied().collect::<HashSet<_>>();
+        LinuxCapabilitiesBuilder::default()
+            .bounding(set(bounding))
+            .effective(set(permitted))
+            .permitted(set(permitted))
+            .inheritable(set(inheritable))
+            .ambient(set(ambient))
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn absent_capabilities_are_none() {
+        assert_eq!(Caps::of(None).unwrap(), Caps::default());
+    }
+
+    #[test]
+    fn each_set_is_its_own() {
+        let caps = Caps::within(&sets(&[Chown], &[Kill], &[], &[]), u64::MAX, true).unwrap();
+        assert_eq!((caps.bounding, caps.effective, caps.permitted), (1 << 0, 1 << 5, 1 << 5));
+        assert_eq!((caps.inheritable, caps.ambient), (0, 0));
+        assert_eq!(caps.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_left_out_and_said() {
+        let caps = Caps::within(&sets(&[Chown, BlockSuspend], &[Chown], &[], &[]), 0xff, true).unwrap();
+        assert_eq!(caps.bounding, 1);
+        assert_eq!(
+            caps.warnings(),
+            ["process.capabilities: ignoring CAP_BLOCK_SUSPEND: this kernel does not have it"]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_ambient_is_left_out_and_said() {
+        let of = |may_raise| {
+            Caps::within(&sets(&[], &[Chown, Kill], &[Chown], &[Chown, Kill]), u64::MAX, may_raise).unwrap()
+        };
+        assert_eq!(of(true).ambient, 1);
+        let why = "only what is permitted and inheritable can be ambient";
+        assert_eq!(of(true).warnings(), [format!("process.capabilities.ambient: ignoring CAP_KILL: {why}")]);
+        assert_eq!(of(false).ambient, 0);
+    }
+}
