@@ -2,6 +2,7 @@
 //! and before any side effect; a field that nobody honours is never dropped in silence. Touches nothing but the
 //! files it reads.
 
+pub mod annotations;
 mod attributes;
 mod checks;
 mod idmap;
@@ -61,6 +62,7 @@ pub fn accept(bytes: &[u8]) -> Result<(Spec, Vec<String>)> {
         lenient::monitoring(bytes, rdt)?;
     }
     settle(&mut spec, &mut warnings)?;
+    warnings.extend(annotations::unknown(spec.annotations().as_ref()));
     checks::spec(&spec)?;
     Ok((spec, warnings))
 }
@@ -186,6 +188,7 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) -> Result<()> {
         }
         idmap::settle(mount, container).with_context(|| format!("mounts[{index}]"))?;
     }
+    annotations::settle_seccomp(spec);
     let Some(linux) = spec.linux_mut() else { return Ok(()) };
     if let Some(flags) =
         linux.personality().as_ref().and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty())

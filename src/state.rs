@@ -61,6 +61,12 @@ pub struct Record {
     pub created_done: bool,
     #[serde(default)]
     pub init: Option<Process>,
+    /// The names of the standard streams that `create` gave to a container without a terminal, for `checkpoint`.
+    #[serde(default)]
+    pub descriptors: Vec<String>,
+    /// It runs in a process of ours, which CRIU cannot dump.
+    #[serde(default)]
+    pub wasm: bool,
     /// `create --no-new-keyring`, which an exec must know.
     #[serde(default)]
     pub no_new_keyring: bool,

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Foreign crates and the one place below src/ where each may be named. A `*` stands for any ending.
 const HOMES: &[(&str, &str)] = &[
     ("clap", "cli/"),
+    ("clap_complete", "cli/completion.rs"),
     ("wasmtime*", "executor/wasm/"),
     ("hickory*", "executor/wasm/"),
     ("hyper*", "executor/wasm/"),
@@ -30,6 +31,8 @@ const HOMES: &[(&str, &str)] = &[
     ("libc", "linux/"),
     ("caps", "linux/"),
     ("pathrs", "linux/"),
+    ("rust_criu", "linux/criu"),
+    ("protobuf", "linux/criu"),
 ];
 
 /// Besides src/linux: loading compiled code is unsafe by wasmtime's contract.

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxSeccompAction, Spec,
 };
 
-use super::{attributes, labels, namespaces, process, unsupported};
+use super::{annotations, attributes, labels, namespaces, process, unsupported};
 
 const CHECKS: &[fn(&Spec) -> Result<()>] =
     &[version, unsupported::platforms, root, has_process, linux, labels::context_type, names, mounts, hooks];
@@ -34,6 +34,7 @@ const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
 ];
 
 pub fn spec(spec: &Spec) -> Result<()> {
+    annotations::check(spec)?;
     CHECKS.iter().try_for_each(|check| check(spec))
 }
 

@@ -71,7 +71,8 @@ fn is_flag(word: &OsStr) -> bool {
 
 fn asked(word: &OsStr, order: Order) -> Option<Asked> {
     match word.to_str()? {
-        "-h" | "-help" | "--help" | "-?" => Some(Asked::Help),
+        // The last is argp's.
+        "-h" | "-help" | "--help" | "-?" | "-usage" | "--usage" => Some(Asked::Help),
         "-v" | "-V" | "-version" | "--version" if order == Order::GlobalsThenVerb => Some(Asked::Version),
         _ => None,
     }

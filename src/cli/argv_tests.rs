@@ -43,7 +43,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ),
     (
         "exec",
-        "d detach t tty no-new-privs ignore-paused",
+        "d detach t tty no-new-privs ignore-paused no-subreaper",
         "console-socket=/s pidfd-socket=/s cwd=/c e=A=b env=A=b p=/p process=/p pid-file=/f apparmor=a preserve-fds=1 \
          u=1:2 user=1 g=5 additional-gids=5 process-label=l c=CAP_KILL cap=CAP_KILL cgroup=cpu:/x",
     ),
@@ -65,7 +65,43 @@ const TABLE: &[(&str, &str, &str)] = &[
          memory-swap=-1 kernel-memory=1k kernel-memory-tcp=1k pids-limit=-1 l3-cache-schema=x mem-bw-schema=x",
     ),
     ("features", "", ""),
+    (
+        "checkpoint",
+        "leave-running tcp-established tcp-skip-in-flight link-remap ext-unix-sk shell-job lazy-pages file-locks pre-dump \
+         auto-dedup",
+        "image-path=/i work-path=/w parent-path=../p status-fd=3 page-server=1.2.3.4:5 manage-cgroups-mode=soft \
+         empty-ns=network network-lock=skip",
+    ),
+    (
+        "restore",
+        "tcp-established tcp-close ext-unix-sk shell-job file-locks d detach no-subreaper no-pivot auto-dedup lazy-pages",
+        "b=/x bundle=/x console-socket=/s image-path=/i work-path=/w manage-cgroups-mode=ignore pid-file=/p \
+         empty-ns=network network-lock=nftables lsm-profile=selinux:x lsm-mount-context=y",
+    ),
+    ("completion", "", ""),
 ];
+
+/// A verb that is not in the table is not held to anything.
+#[test]
+fn every_verb_is_in_the_table() {
+    for verb in VERBS {
+        assert!(TABLE.iter().any(|(name, ..)| *name == verb.name), "{}", verb.name);
+    }
+    // And every flag of ours is: one that no peer has is listed here.
+    let ours = ["handler", "criu", "wasm", "log-level"];
+    for (verb, booleans, valued) in TABLE {
+        let names: Vec<&str> = booleans.split_whitespace().chain(valued.split_whitespace()).collect();
+        let named = |long: &str| {
+            names.iter().any(|name| {
+                let name = name.split('=').next().unwrap_or(name);
+                lookup(&command(verb), name).and_then(Arg::get_long) == Some(long)
+            })
+        };
+        for arg in command(verb).get_arguments().filter_map(Arg::get_long) {
+            assert!(named(arg) || ours.contains(&arg), "{verb} --{arg} is not in the table");
+        }
+    }
+}
 
 #[test]
 fn every_flag_in_every_spelling() {
@@ -175,6 +211,8 @@ fn help_and_version() {
         ("", "-version", Asked::Version),
         ("", "--debug -h", Asked::Help),
         ("", "-help state", Asked::Help),
+        ("", "--usage", Asked::Help),
+        ("list", "--usage", Asked::Help),
         ("", "state -h", Asked::Run),
         ("state", "-h", Asked::Help),
         ("state", "x --help", Asked::Help),

@@ -9,11 +9,12 @@ use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupManager, Globals};
-use crate::bundle;
+use crate::bundle::{self, annotations};
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
 use crate::linux::{confine, lifecycle, rdt, sys, terminal};
+use crate::log;
 use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
 
@@ -57,6 +58,12 @@ pub fn memory_limit(spec: &Spec) -> Option<u64> {
 pub fn hook_state(record: &Record, status: Status, pid: Option<i32>) -> Vec<u8> {
     // Strings, numbers and a map of strings: there is nothing in it that could fail to become JSON.
     serde_json::to_vec(&record.hook_document(status, pid)).unwrap_or_default()
+}
+
+/// crun's annotations for what hooks say.
+pub fn hook_output(record: &Record) -> Result<hooks::Capture> {
+    let path = |name| record.annotations.get(name).map(String::as_str);
+    hooks::Capture::open(path(annotations::HOOKS_STDOUT), path(annotations::HOOKS_STDERR))
 }
 
 /// The container's cgroup as `create` planned it; none when create was killed before it did.
@@ -146,14 +153,26 @@ pub fn destroy(entry: Entry) -> Result<()> {
         rdt.remove()?;
     }
     let state = hook_state(&entry.record, Status::Stopped, None);
-    let directory = entry.record.bundle.clone();
+    let record = entry.record.clone();
     entry.remove()?;
     // A create that was killed early has no spec, and so no hooks.
-    let Ok(spec) = spec else { return Ok(()) };
-    let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-    let directory = directory.is_dir().then_some(directory);
-    hooks::run_poststop(poststop, &state, Place::host(directory.as_deref()));
+    if let Ok(spec) = spec {
+        poststop(&record, &spec, &state);
+    }
     Ok(())
+}
+
+/// Runs the hooks of a container that is gone; their failure is only told.
+pub fn poststop(record: &Record, spec: &Spec, state: &[u8]) {
+    let Some(list) = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref()) else { return };
+    let directory = Some(record.bundle.as_path()).filter(|bundle| bundle.is_dir());
+    match hook_output(record) {
+        Ok(output) => {
+            let place = Place { output: Some(&output), ..Place::host(directory) };
+            hooks::run_poststop(Some(list), state, place);
+        }
+        Err(error) => log::warn(&format!("{error:#}")),
+    }
 }
 
 /// The ids that `--regex` means, or the one id given.

@@ -7,13 +7,12 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, Spec};
 
 use super::{Globals, common};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, annotations};
 use crate::executor::{self, Selection};
 use crate::linux::cgroup::Cgroup;
 use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
-use crate::linux::hooks::{self, Place};
-use crate::linux::{seal, terminal};
+use crate::linux::{criu, notify, seal, terminal};
 use crate::log;
 use crate::seam::{self, Status, Workload};
 use crate::state::{Entry, START_SOCKET};
@@ -61,15 +60,18 @@ pub struct Common {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
-    let bundle = load(&args.common)?;
+    let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
     make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
     Ok(0)
 }
 
-pub(super) fn load(args: &Common) -> Result<Bundle> {
-    let bundle = Bundle::load(&args.bundle, args.config.as_deref())?;
+pub(super) fn load(args: &Common, id: &str, globals: &Globals) -> Result<Bundle> {
+    let mut bundle = Bundle::load(&args.bundle, args.config.as_deref())?;
     bundle.warnings.iter().for_each(|warning| log::warn(warning));
+    if notify::manager().is_some() {
+        notify::offer(&mut bundle.spec, &globals.root.dir.join(id))?;
+    }
     Ok(bundle)
 }
 
@@ -96,7 +98,6 @@ impl Decided<'_> {
     }
 }
 
-/// Takes the id, makes the container, and takes everything back when that fails.
 pub(super) fn make(
     args: &Common,
     id: &str,
@@ -105,17 +106,27 @@ pub(super) fn make(
     globals: &Globals,
 ) -> Result<Made> {
     let decided = Decided::of(args, bundle, globals)?;
+    reserved(id, bundle, globals, |entry| fill(entry, args, decided, console, globals))
+}
+
+/// Takes the id, and everything back when the container cannot be made.
+pub(super) fn reserved(
+    id: &str,
+    bundle: &Bundle,
+    globals: &Globals,
+    make: impl FnOnce(&mut Entry) -> Result<Init>,
+) -> Result<Made> {
     let mut entry = globals.root.reserve(id)?;
-    match fill(&mut entry, args, decided, console, globals) {
+    match make(&mut entry) {
         Ok(init) => Ok(Made { entry, init }),
         // What could not be removed must be found again.
         Err(error) if error.is::<LeftBehind>() => Err(error),
         Err(error) => {
             let state = common::hook_state(&entry.record, Status::Stopped, None);
+            let record = entry.record.clone();
             // The error at hand is the one to be told; what stays behind is `delete --force`'s.
             let _ = entry.remove();
-            let poststop = bundle.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            hooks::run_poststop(poststop, &state, Place::host(Some(&bundle.dir)));
+            common::poststop(&record, &bundle.spec, &state);
             Err(error)
         }
     }
@@ -130,21 +141,16 @@ fn fill(
 ) -> Result<Init> {
     let Decided { bundle, process, preserved, mut workload } = decided;
     let spec = &bundle.spec;
-    let linux = spec.linux().as_ref();
-    let path = linux.and_then(|l| l.cgroups_path().as_deref());
-    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
-    entry.record.oci_version = spec.version().clone();
-    entry.record.bundle.clone_from(&bundle.dir);
-    entry.record.rootfs.clone_from(&bundle.rootfs);
-    entry.record.annotations =
-        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     entry.record.no_new_keyring = args.no_new_keyring;
-    entry.record.cgroup = serde_json::to_value(&cgroup)?;
-    // Before anything is made, so that a `create` that is killed can be cleaned up.
-    entry.save()?;
-    entry.keep_config(&bundle.config)?;
-
+    let cgroup = begin(entry, bundle, globals)?;
+    let delegate = annotations::delegated(spec);
+    delegate.map_or(Ok(()), |_| cgroup.can_delegate_below())?;
+    if notify::manager().is_some() {
+        notify::make_directory(&entry.dir)?;
+    }
+    let hook_output = common::hook_output(&entry.record)?;
     workload.prepare()?;
+    entry.record.wasm = workload.needs().in_process;
     let record = entry.record.clone();
     let create = Create {
         id: &record.id,
@@ -158,12 +164,36 @@ fn fill(
         preserved,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
+        keep_groups: annotations::keeps_groups(spec),
+        delegate,
+        hook_output: &hook_output,
         hook_state: &|status, pid| common::hook_state(&record, status, pid),
     };
-    let pidfd_socket =
-        args.pidfd_socket.as_deref().map(terminal::connect).transpose().context("--pidfd-socket")?;
+    let receiver = args.pidfd_socket.as_deref();
+    let receiver = receiver.or(annotations::value(spec, annotations::PIDFD_RECEIVER).map(Path::new));
+    let pidfd_socket = receiver.map(terminal::connect).transpose().context("--pidfd-socket")?;
     let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
+}
+
+/// Writes down what will be made, before anything is, so that a `create` that is killed can be cleaned up.
+pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Result<Cgroup> {
+    let spec = &bundle.spec;
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
+    entry.record.oci_version = spec.version().clone();
+    entry.record.bundle.clone_from(&bundle.dir);
+    entry.record.rootfs.clone_from(&bundle.rootfs);
+    entry.record.annotations =
+        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    entry.record.cgroup = serde_json::to_value(&cgroup)?;
+    let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
+    if !terminal {
+        entry.record.descriptors = criu::standard_streams();
+    }
+    entry.save()?;
+    entry.keep_config(&bundle.config)?;
+    Ok(cgroup)
 }
 
 fn process(spec: &Spec, preserved: Preserved) -> Result<Process> {
@@ -199,10 +229,10 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
 }
 
 /// What is written down while the container is made.
-struct Pages<'a> {
-    entry: &'a mut Entry,
-    pid_file: Option<&'a Path>,
-    pidfd_socket: Option<OwnedFd>,
+pub(super) struct Pages<'a> {
+    pub entry: &'a mut Entry,
+    pub pid_file: Option<&'a Path>,
+    pub pidfd_socket: Option<OwnedFd>,
 }
 
 impl Journal for Pages<'_> {

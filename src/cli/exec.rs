@@ -9,6 +9,7 @@ use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::create::Console;
 use super::{Globals, common};
+use crate::bundle::annotations;
 use crate::executor::{self, Selection};
 use crate::linux::exec::{Exec, Running};
 use crate::linux::fds::Preserved;
@@ -132,7 +133,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         return Ok(0);
     }
     let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
-    let status = foreground::wait(&signals, running.process, running.pidfd.as_fd(), master)?;
+    let status = foreground::wait(&signals, running.process, running.pidfd.as_fd(), master, None)?;
     u8::try_from(status).context("exit status")
 }
 
@@ -187,6 +188,7 @@ fn enter(
         sub_cgroups: &args.cgroup,
         preserved,
         no_new_keyring: entry.record.no_new_keyring,
+        keep_groups: annotations::keeps_groups(spec),
     };
     crate::linux::exec::exec(&exec, console, workload.as_mut())
 }

@@ -124,6 +124,8 @@ fn features() -> Features {
             ("dev.runw.commit", version::COMMIT.to_owned()),
             ("dev.runw.version", version::VERSION.to_owned()),
             ("dev.runw.wasmtime.version", version::WASMTIME.to_owned()),
+            // runc's name for it, which crun uses too.
+            ("org.opencontainers.runc.checkpoint.enabled", "true".to_owned()),
             ("io.github.seccomp.libseccomp.version", about::libseccomp_version()),
         ]),
         potentially_unsafe_config_annotations: UNSAFE_ANNOTATIONS,
@@ -183,9 +185,9 @@ const SUPPORTED_FLAGS: &[&str] =
     &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
 
 /// Annotations that change how a container is run. An engine must not let an image or a pod set these without
-/// its operator's leave; `dev.runw.` is a prefix (features.md).
+/// its operator's leave; what ends with a dot is a prefix (features.md).
 const UNSAFE_ANNOTATIONS: &[&str] =
-    &["dev.runw.", "module.wasm.image/variant", "run.oci.handler", "run.oci.mount_context_type"];
+    &["dev.runw.", "module.wasm.image/variant", "org.criu.config", "org.systemd.property.", "run.oci."];
 
 #[cfg(test)]
 mod tests {

@@ -31,7 +31,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         "table" => table(&documents),
         // Go marshals an empty slice that was never allocated as null, and callers have learnt to read that.
         "json" if documents.is_empty() => "null\n".to_owned(),
-        "json" => serde_json::to_string(&documents)? + "\n",
+        "json" => super::go_json(&serde_json::to_string(&documents)?) + "\n",
         _ => bail!("invalid format option"),
     };
     super::print(&text)?;

@@ -2,7 +2,9 @@
 //! verbs' stories are in files of their own; no kernel calls here.
 
 pub mod argv;
+pub mod checkpoint;
 mod common;
+pub mod completion;
 pub mod create;
 pub mod delete;
 pub mod events;
@@ -12,6 +14,7 @@ pub mod kill;
 pub mod list;
 pub mod pause;
 pub mod ps;
+pub mod restore;
 pub mod resume;
 pub mod run;
 pub mod spec;
@@ -116,6 +119,8 @@ macro_rules! verb {
 }
 
 const VERBS: &[Verb] = &[
+    verb!(checkpoint, "checkpoint a running container"),
+    verb!(completion, "print a script that completes runw's command line in a shell"),
     verb!(create, "create a container", "runw create failed", 1),
     verb!(delete, "delete any resources held by a container"),
     verb!(events, "display stats of a container and when it runs out of memory"),
@@ -126,6 +131,7 @@ const VERBS: &[Verb] = &[
     verb!(list, "list containers of the given root"),
     verb!(pause, "suspend all processes inside a container"),
     verb!(ps, "display the processes running inside a container"),
+    verb!(restore, "restore a container from a checkpoint"),
     verb!(resume, "resume all processes that were paused"),
     verb!(run, "create and run a container", "runw run failed", 1),
     verb!(spec, "create a new specification file"),
@@ -189,6 +195,11 @@ fn verb_command(verb: &Verb) -> Command {
     let command = (verb.augment)(Command::new(verb.name).bin_name(format!("runw {}", verb.name)));
     // Last: clap takes the comment on a flattened struct for the verb's own.
     bare(command.about(verb.about))
+}
+
+/// With every verb and flag, for completion.
+fn whole_command() -> Command {
+    top_command().subcommands(VERBS.iter().map(verb_command))
 }
 
 /// Help and version are ours (`argv` sees them in every spelling), and of a repeated flag the last wins as in Go.
@@ -299,6 +310,18 @@ fn clap_failure(error: clap::Error) -> Failure {
     let text = text.split("\n\nUsage:").next().unwrap_or(&text);
     let text = text.split("\n\nFor more").next().unwrap_or(text).trim_start_matches("error: ");
     Failure::usage(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// JSON as Go writes it, whose encoder keeps out what could end a script in HTML. Such a sign stands in strings only.
+fn go_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Writes a verb's output. A reader that has gone away (`runw list | head`) wants no more, so that is success.

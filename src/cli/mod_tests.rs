@@ -11,10 +11,15 @@ fn clap_agrees_with_every_definition() {
 }
 
 #[test]
+fn json_is_gos() {
+    assert_eq!(go_json("\"<a&b>\u{2028}ä\""), "\"\\u003ca\\u0026b\\u003e\\u2028ä\"");
+}
+
+#[test]
 fn usage_errors_are_one_line_and_status_1() {
     for (line, want) in [
         ("runw nosuch", "no such command: nosuch"),
-        ("runw checkpoint --help", "no such command: checkpoint"),
+        ("runw restore --lsm-mount-context", "flag needs an argument: -lsm-mount-context"),
         ("runw --nosuch", "flag provided but not defined: -nosuch"),
         ("runw --root", "flag needs an argument: -root"),
         ("runw state", "runw: \"state\" requires exactly 1 argument(s)"),

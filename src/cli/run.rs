@@ -8,6 +8,7 @@ use super::create::{self, Common, Console, Made};
 use super::{Globals, common, start};
 use crate::linux::create::Init;
 use crate::linux::foreground::Signals;
+use crate::linux::notify::Proxy;
 use crate::linux::{foreground, lifecycle, seal, terminal};
 use crate::log;
 use crate::state::Entry;
@@ -29,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
-    let mut bundle = create::load(&args.common)?;
+    let mut bundle = create::load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), args.detach)?;
     if let (Console::Own(..), Some(process)) = (&console, bundle.spec.process_mut()) {
         common::take_terminal_size(process);
@@ -48,25 +49,42 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         }
     };
     let Made { mut entry, init } = made;
-    let started = start::release(&mut entry, &bundle.spec);
-    if args.detach && started.is_ok() {
-        return Ok(0);
-    }
-    let ended = started.and_then(|()| attend(&signals, &mut entry, &init, ours));
-    if ended.is_err() || !args.keep {
-        // What the container has come to is our answer, whatever its removal comes to.
-        if let Err(error) = clear(entry, &init) {
-            log::warn(&format!("{error:#}"));
+    // The manager watches us, or the container's process when we go.
+    let main = if args.detach { init.process.pid } else { std::process::id() as i32 };
+    let notify = Proxy::listen(&entry.dir, main);
+    let started = notify.and_then(|notify| start::release(&mut entry, &bundle.spec).map(|()| notify));
+    let ended = match started {
+        Ok(notify) if args.detach => {
+            entry.unlock();
+            return notify.map_or(Ok(()), |notify| notify.serve(init.pidfd.as_fd())).map(|()| 0);
         }
+        Ok(notify) => attend(&signals, &mut entry, &init, ours, notify),
+        Err(error) => Err(error),
+    };
+    finish(entry, &init, ended, args.keep)
+}
+
+/// Removes the container, unless it is to be kept, and gives on what it has come to, whatever its removal comes to.
+pub(super) fn finish(entry: Entry, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
+    if (ended.is_err() || !keep)
+        && let Err(error) = clear(entry, init)
+    {
+        log::warn(&format!("{error:#}"));
     }
     u8::try_from(ended?).context("exit status")
 }
 
 /// Waits in the foreground. Others may exec, pause or kill the container meanwhile, so it is unlocked.
-fn attend(signals: &Signals, entry: &mut Entry, init: &Init, master: Option<OwnedFd>) -> Result<i32> {
+pub(super) fn attend(
+    signals: &Signals,
+    entry: &mut Entry,
+    init: &Init,
+    master: Option<OwnedFd>,
+    notify: Option<Proxy>,
+) -> Result<i32> {
     let master = master.map(|socket| terminal::receive_master(&socket)).transpose()?;
     entry.unlock();
-    foreground::wait(signals, init.process, init.pidfd.as_fd(), master)
+    foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
 }
 
 fn clear(mut entry: Entry, init: &Init) -> Result<()> {

@@ -1,11 +1,13 @@
 //! `runw spec`: writes runc's starter config.json.
 
-use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Globals;
+use crate::executor;
 
 /// As `runc spec` 1.1 writes them, byte for byte: people, scripts and test suites edit this very text.
 const ROOTFUL: &str = include_str!("spec/config.json");
@@ -22,12 +24,18 @@ pub struct Args {
     /// Generate a configuration for a rootless container
     #[arg(long)]
     pub rootless: bool,
+    /// Make a bundle for this WebAssembly module or component: its copy is the container's program
+    #[arg(long, value_name = "FILE")]
+    pub wasm: Option<PathBuf>,
 }
 
 pub fn run(args: Args, _globals: &Globals) -> Result<u8> {
     let file = args.file.unwrap_or_else(|| "config.json".into());
-    let path = args.bundle.unwrap_or_default().join(&file);
+    let bundle = args.bundle.unwrap_or_default();
+    let path = bundle.join(&file);
     let text = if args.rootless { rootless() } else { ROOTFUL.to_owned() };
+    let module = args.wasm.as_deref().map(Module::open).transpose()?;
+    let text = module.as_ref().map_or(Ok(text.clone()), |module| module.config(&text))?;
     let mut out = match std::fs::File::create_new(&path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             bail!("File {} exists. Remove it first", file.display())
@@ -35,7 +43,40 @@ pub fn run(args: Args, _globals: &Globals) -> Result<u8> {
         out => out.with_context(|| format!("cannot create {}", path.display()))?,
     };
     out.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    module.map_or(Ok(()), |module| module.copy_to(&bundle.join("rootfs")))?;
     Ok(0)
+}
+
+/// What `--wasm` names.
+struct Module<'a> {
+    path: &'a Path,
+    name: &'a str,
+}
+
+impl Module<'_> {
+    fn open(path: &Path) -> Result<Module<'_>> {
+        let context = || format!("--wasm {}", path.display());
+        let mut head = [0; 8];
+        let mut file = File::open(path).with_context(context)?;
+        ensure!(file.metadata().with_context(context)?.is_file(), "{}: not a regular file", context());
+        let is_wasm = file.read_exact(&mut head).is_ok() && executor::is_wasm(&head);
+        ensure!(is_wasm, "{}: not a WebAssembly module or component", context());
+        let name = path.file_name().and_then(|name| name.to_str()).with_context(context)?;
+        Ok(Module { path, name })
+    }
+
+    /// The starter with the module as its program, and without the terminal that a shell would want.
+    fn config(&self, starter: &str) -> Result<String> {
+        let program = serde_json::to_string(&format!("/{}", self.name))?;
+        Ok(starter.replacen("\"sh\"", &program, 1).replacen("\"terminal\": true", "\"terminal\": false", 1))
+    }
+
+    fn copy_to(&self, rootfs: &Path) -> Result<()> {
+        let target = rootfs.join(self.name);
+        std::fs::create_dir_all(rootfs).with_context(|| format!("cannot make {}", rootfs.display()))?;
+        std::fs::copy(self.path, &target).with_context(|| format!("cannot write {}", target.display()))?;
+        Ok(())
+    }
 }
 
 /// The caller's own ids become root's.

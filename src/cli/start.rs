@@ -1,11 +1,14 @@
 //! `runw start`: lets a created container's process run.
 
-use anyhow::{Result, bail};
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Spec;
 
 use super::{Globals, common};
 use crate::linux::hooks::{self, Place};
 use crate::linux::lifecycle;
+use crate::linux::notify::Proxy;
 use crate::seam::Status;
 use crate::state::{Entry, START_SOCKET};
 
@@ -21,7 +24,15 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     match status {
         Status::Created => {
             let spec = common::saved_spec(&entry)?;
+            let init = entry.record.init.context("no init process")?;
+            let notify = Proxy::listen(&entry.dir, init.pid)?;
             release(&mut entry, &spec)?;
+            if let Some(notify) = notify {
+                // As runc: a service has started when it says so. Others may have the container meanwhile.
+                entry.unlock();
+                let pidfd = lifecycle::open(init)?;
+                pidfd.map_or_else(|| notify.pass_on().map(drop), |pidfd| notify.serve(pidfd.as_fd()))?;
+            }
         }
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Running => bail!("cannot start an already running container"),
@@ -40,8 +51,11 @@ pub(super) fn release(entry: &mut Entry, spec: &Spec) -> Result<()> {
     let init = entry.record.init;
     let state = common::hook_state(&entry.record, Status::Running, init.map(|init| init.pid));
     entry.unlock();
-    let place = Place::host(Some(&entry.record.bundle));
-    let Err(error) = hooks::run("poststart", Some(poststart), &state, place) else { return Ok(()) };
+    let ran = common::hook_output(&entry.record).and_then(|output| {
+        let place = Place { output: Some(&output), ..Place::host(Some(&entry.record.bundle)) };
+        hooks::run("poststart", Some(poststart), &state, place)
+    });
+    let Err(error) = ran else { return Ok(()) };
     // Unless it was deleted meanwhile: the id, and the cgroup, may be another container's by now.
     if entry.lock().is_ok() && entry.record.init == init {
         let cgroup = common::cgroup(entry).ok().flatten();

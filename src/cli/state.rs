@@ -15,6 +15,6 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let entry = globals.root.load(&args.id)?;
     let document = entry.record.document(super::common::status(&entry)?);
     // No newline at the end, as runc.
-    super::print(&serde_json::to_string_pretty(&document)?)?;
+    super::print(&super::go_json(&serde_json::to_string_pretty(&document)?))?;
     Ok(0)
 }

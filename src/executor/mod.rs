@@ -56,6 +56,11 @@ pub struct Host<'a> {
     pub settings: Option<&'a Path>,
 }
 
+/// Whether a file that begins so is a core module or a component of a version we know.
+pub fn is_wasm(head: &[u8; 8]) -> bool {
+    select::is_wasm(head)
+}
+
 /// Chooses the executor. Nothing is made yet, compiled code neither.
 pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h>> {
     let argv = selection.process.args().clone().unwrap_or_default();

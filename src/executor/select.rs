@@ -134,6 +134,10 @@ pub fn judge(file: &OwnedFd, wish: &Wish, name: &str) -> Result<Option<Verdict>>
     verdict(&head[..len], wish, name)
 }
 
+pub fn is_wasm(head: &[u8]) -> bool {
+    head.starts_with(&CORE) || head.starts_with(&COMPONENT)
+}
+
 fn verdict(head: &[u8], wish: &Wish, name: &str) -> Result<Option<Verdict>> {
     if head.starts_with(&CORE) {
         return Ok(Some(Verdict::Core));

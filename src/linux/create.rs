@@ -38,6 +38,11 @@ pub struct Create<'a> {
     pub preserved: Preserved,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// Supplementary groups stay as they are.
+    pub keep_groups: bool,
+    /// The sub-cgroup that the process is moved to.
+    pub delegate: Option<&'a str>,
+    pub hook_output: &'a hooks::Capture,
     /// The runtime-spec State document for hooks.
     pub hook_state: &'a dyn Fn(Status, Option<i32>) -> Vec<u8>,
 }
@@ -184,6 +189,9 @@ fn attend(
                 send_listener(seccomp, &state, spawned, &message.body)?;
             }
             Tag::Ready => {
+                if let Some(name) = create.delegate {
+                    create.cgroup.delegate_below(name, pid)?;
+                }
                 journal.ready()?;
                 return spawned.channel.send(Tag::Go, &[], None);
             }
@@ -217,7 +225,11 @@ pub fn send_found(spawned: &Spawned, file: Option<OwnedFd>, workload: &mut dyn W
 fn host_hooks(create: &Create<'_>, spawned: &Spawned) -> Result<()> {
     let Some(all) = create.spec.hooks() else { return Ok(()) };
     let state = (create.hook_state)(Status::Creating, Some(spawned.process.pid));
-    let place = Place { while_alive: Some(spawned.pidfd.as_fd()), ..Place::host(Some(create.bundle)) };
+    let place = Place {
+        while_alive: Some(spawned.pidfd.as_fd()),
+        output: Some(create.hook_output),
+        ..Place::host(Some(create.bundle))
+    };
     hooks::run("prestart", all.prestart().as_ref(), &state, place)?;
     hooks::run("createRuntime", all.create_runtime().as_ref(), &state, place)
 }

@@ -48,6 +48,10 @@ pub struct Entering<'a> {
     pub dumpable: bool,
     /// The container is running: others may mount in it while we look.
     pub in_running: bool,
+    /// crun's annotation: the caller's supplementary groups stay.
+    pub keep_groups: bool,
+    /// Descriptors that outlive the wait for `start`.
+    pub hold: Vec<RawFd>,
 }
 
 impl Entering<'_> {
@@ -97,7 +101,7 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd)?;
+        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd, self.keep_groups)?;
         if self.dumpable {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }
@@ -119,8 +123,8 @@ impl Entering<'_> {
     /// a procfs of its own), and our procfs handles no longer than they are needed.
     fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
         let ours = self.proc.iter().flat_map(|proc| [proc.dir.as_raw_fd(), proc.fd.as_raw_fd()]);
-        let keep: Vec<RawFd> =
-            workload.keeps().into_iter().chain([self.talk, self.channel.fd()]).chain(ours).collect();
+        let talk = [self.talk, self.channel.fd()].into_iter().chain(self.hold.iter().copied());
+        let keep: Vec<RawFd> = workload.keeps().into_iter().chain(talk).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }
 

@@ -37,6 +37,8 @@ pub struct Exec<'a> {
     pub sub_cgroups: &'a [String],
     pub preserved: Preserved,
     pub no_new_keyring: bool,
+    /// Supplementary groups stay as they are.
+    pub keep_groups: bool,
 }
 
 impl Exec<'_> {
@@ -235,6 +237,8 @@ fn child(
         first_free_fd: exec.preserved.end(),
         dumpable: inherited.unprivileged,
         in_running: true,
+        keep_groups: exec.keep_groups,
+        hold: Vec::new(),
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
         .and_then(|()| channel.send(Tag::Ready, &[], None));

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
+use crate::linux::notify::Proxy;
 use crate::linux::sys;
 use crate::seam::Process;
 
@@ -71,12 +72,18 @@ pub fn wait(
     process: Process,
     pidfd: BorrowedFd<'_>,
     master: Option<OwnedFd>,
+    mut notify: Option<Proxy>,
 ) -> Result<i32> {
     let signals = signal_fd().context("cannot make a signalfd")?;
     let mut relay = master.map(Relay::new).transpose()?;
     let mut status = None;
     while status.is_none() {
-        wake(signals.as_fd(), pidfd, relay.as_mut())?;
+        wake(signals.as_fd(), pidfd, relay.as_mut(), notify.as_ref())?;
+        if let Some(proxy) = &notify
+            && proxy.pass_on()?
+        {
+            notify = None;
+        }
         while let Some(signal) = next_signal(signals.as_fd())? {
             match signal {
                 libc::SIGWINCH => relay.iter().for_each(Relay::fit_window),
@@ -104,14 +111,20 @@ pub fn wait(
 }
 
 /// Sleeps until a signal, the process's end, or the terminal has something for us; moves the terminal's bytes.
-fn wake(signals: BorrowedFd<'_>, pidfd: BorrowedFd<'_>, relay: Option<&mut Relay>) -> Result<()> {
-    let base =
-        [PollFd::from_borrowed_fd(signals, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+fn wake(
+    signals: BorrowedFd<'_>,
+    pidfd: BorrowedFd<'_>,
+    relay: Option<&mut Relay>,
+    notify: Option<&Proxy>,
+) -> Result<()> {
+    let notify = notify.map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN));
+    let always = [signals, pidfd].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let mut fds: Vec<PollFd<'_>> = always.into_iter().chain(notify).collect();
+    let base = fds.len();
     let Some(relay) = relay else {
-        return poll_all(&mut base.to_vec()).map(|_| ());
+        return poll_all(&mut fds).map(|_| ());
     };
     let [input, out, terminal] = relay.interests();
-    let mut fds = base.to_vec();
     // poll(2) ignores a negative descriptor, but a hang-up is reported even for no events: so leave it out.
     let wanted =
         [(input, relay.stdin.as_fd()), (out, relay.stdout.as_fd()), (terminal, relay.master.as_fd())];
@@ -122,7 +135,7 @@ fn wake(signals: BorrowedFd<'_>, pidfd: BorrowedFd<'_>, relay: Option<&mut Relay
             .map(|&(events, fd)| PollFd::from_borrowed_fd(fd, events)),
     );
     poll_all(&mut fds)?;
-    let mut seen = fds[2..].iter().map(PollFd::revents);
+    let mut seen = fds[base..].iter().map(PollFd::revents);
     let ready = [input, out, terminal].map(|events| {
         if events.is_empty() { PollFlags::empty() } else { seen.next().unwrap_or(PollFlags::empty()) }
     });
@@ -531,7 +544,7 @@ mod tests {
             }
             Cloned::Parent { pid, pidfd } => {
                 let master = pty.map(|pty| pty.master);
-                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master)
+                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master, None)
             }
         }
     }

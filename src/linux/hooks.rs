@@ -1,8 +1,10 @@
 //! Hooks: programs of the engine that are told the container's state on stdin (runtime-spec config.md, "POSIX-platform
 //! Hooks"). When each kind runs is its caller's business.
 
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,6 +26,32 @@ pub struct Place<'a> {
     /// The process whose end ends the hook: `delete --force` kills init, and the runtime that waits for a hook of it
     /// must let go of the container.
     pub while_alive: Option<BorrowedFd<'a>>,
+    pub output: Option<&'a Capture>,
+}
+
+/// Files that get what hooks say; without one it is kept for the error message.
+#[derive(Debug, Default)]
+pub struct Capture {
+    stdout: Option<File>,
+    stderr: Option<File>,
+}
+
+impl Capture {
+    pub fn open(stdout: Option<&str>, stderr: Option<&str>) -> Result<Capture> {
+        let open = |path: Option<&str>| {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o700);
+            path.map(|path| {
+                options.open(path).with_context(|| format!("open {path} for the output of hooks"))
+            })
+            .transpose()
+        };
+        Ok(Capture { stdout: open(stdout)?, stderr: open(stderr)? })
+    }
+
+    pub fn fds(&self) -> Vec<RawFd> {
+        self.stdout.iter().chain(&self.stderr).map(AsRawFd::as_raw_fd).collect()
+    }
 }
 
 impl<'a> Place<'a> {
@@ -71,7 +99,12 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<()> {
     if let Some(directory) = place.directory {
         command.current_dir(directory);
     }
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let stream =
+        |file: Option<&File>| file.map_or(Ok(Stdio::piped()), |file| file.try_clone().map(Stdio::from));
+    let output = place.output;
+    command.stdout(stream(output.and_then(|output| output.stdout.as_ref()))?);
+    command.stderr(stream(output.and_then(|output| output.stderr.as_ref()))?);
+    let child = command.stdin(Stdio::piped()).spawn();
     let mut child = child.with_context(|| format!("start {}", hook.path().display()))?;
     let deadline = hook.timeout().map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     let output = match attend(&mut child, state, deadline, place.while_alive) {

@@ -1,7 +1,7 @@
 //! The child's story of `create`: from the clone to the start of its workload. Read it with the timeline in
 //! docs/architecture.md; the parent's story is in `create`.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 
@@ -59,6 +59,7 @@ fn let_go(
     keep.extend(inherited.plan.joined.iter().map(|joined| joined.fd.as_raw_fd()));
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
     keep.extend([inherited.listener.as_raw_fd(), channel.fd()]);
+    keep.extend(create.hook_output.fds());
     keep.extend(workload.needs().carry);
     fds::close_all_but(create.preserved.end(), &keep)
 }
@@ -84,6 +85,8 @@ fn live(
         first_free_fd: create.preserved.end(),
         dumpable: !privileged,
         in_running: false,
+        keep_groups: create.keep_groups,
+        hold: start_hooks_output(create),
     };
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
         // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
@@ -176,8 +179,12 @@ fn enter_root(
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {
         let state = (create.hook_state)(Status::Creating, Some(own_pid()));
         let env = create.process.env().as_deref();
-        let place =
-            Place { directory: Some(create.rootfs), env: Some(env.unwrap_or_default()), while_alive: None };
+        let place = Place {
+            directory: Some(create.rootfs),
+            env: Some(env.unwrap_or_default()),
+            output: Some(create.hook_output),
+            ..Place::default()
+        };
         hooks::run("createContainer", Some(list), &state, place)?;
     }
     root.enter(&mounted)?;
@@ -217,6 +224,12 @@ fn wait_for_start(listener: &OwnedFd) -> Result<()> {
     }
 }
 
+/// While it waits, init holds a file of the host's for no other reason.
+fn start_hooks_output(create: &Create<'_>) -> Vec<RawFd> {
+    let hooks = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    if hooks.is_some() { create.hook_output.fds() } else { Vec::new() }
+}
+
 fn start_hooks(create: &Create<'_>) -> Result<()> {
     let list = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
     if list.is_none() {
@@ -224,6 +237,6 @@ fn start_hooks(create: &Create<'_>) -> Result<()> {
     }
     let state = (create.hook_state)(Status::Created, Some(own_pid()));
     let env = create.process.env().as_deref().unwrap_or_default();
-    let place = Place { env: Some(env), ..Place::default() };
+    let place = Place { env: Some(env), output: Some(create.hook_output), ..Place::default() };
     hooks::run("startContainer", list, &state, place)
 }

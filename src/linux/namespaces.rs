@@ -32,8 +32,8 @@ pub fn bit(kind: LinuxNamespaceType) -> i32 {
 
 /// A namespace that is there already.
 pub struct Joined {
-    kind: i32,
-    path: PathBuf,
+    pub kind: i32,
+    pub path: PathBuf,
     pub fd: OwnedFd,
 }
 

@@ -89,13 +89,19 @@ pub fn enter_cwd(process: &Process) -> Result<bool> {
     Ok(entered)
 }
 
-/// Identity and capabilities, the last things before the workload's own.
-pub fn take_on(process: &Process, caps: &Caps, proc_self: BorrowedFd<'_>, in_cwd: bool) -> Result<()> {
+/// Identity and capabilities (with `keep_groups` not the supplementary groups), the last things before the workload's own.
+pub fn take_on(
+    process: &Process,
+    caps: &Caps,
+    proc_self: BorrowedFd<'_>,
+    in_cwd: bool,
+    keep_groups: bool,
+) -> Result<()> {
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
     fix_stdio_owner(process.user().uid())?;
-    set_ids(process, proc_self)?;
+    set_ids(process, proc_self, keep_groups)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
     if !in_cwd && !enter_cwd(process)? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
@@ -103,11 +109,11 @@ pub fn take_on(process: &Process, caps: &Caps, proc_self: BorrowedFd<'_>, in_cwd
     caps.apply()
 }
 
-fn set_ids(process: &Process, proc_self: BorrowedFd<'_>) -> Result<()> {
+fn set_ids(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> Result<()> {
     let user = process.user();
     let groups = user.additional_gids().as_deref().unwrap_or_default();
-    // Always, or the caller's supplementary groups would leak in.
-    match sys::set_groups(groups) {
+    // Always, or the caller's supplementary groups would leak in; unless that is what was asked for.
+    match if keep_groups { Ok(()) } else { sys::set_groups(groups) } {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && groups_are_denied(proc_self)? => {
             if !groups.is_empty() {
                 bail!(

@@ -40,6 +40,8 @@ pub enum Tag {
     Found = b'F',
     /// Child: the seccomp notify descriptor; parent answers `Go`.
     SeccompListener = b'S',
+    /// The process that becomes CRIU: its socket, and the numbers of its directories (4 bytes each, native order).
+    Criu = b'C',
     /// Child: ready for `start`; parent answers `Go` once state.json says `created`.
     Ready = b'R',
     /// Either: the error, as text, and the end of the talk.
@@ -48,7 +50,7 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 12] = [
+        const ALL: [Tag; 13] = [
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,
@@ -59,6 +61,7 @@ impl Tag {
             Tag::Look,
             Tag::Found,
             Tag::SeccompListener,
+            Tag::Criu,
             Tag::Ready,
             Tag::Error,
         ];

@@ -125,6 +125,54 @@ fn wrong_state() {
     c.delete().ok();
 }
 
+/// Engines unmount a bundle as soon as they think it is done with.
+#[test]
+fn a_vanished_bundle_is_in_nobody_s_way() {
+    if differs(Kind::Crun, "its exec reads the bundle")
+        || differs(Kind::Runc, "1.1.5's exec reads the bundle")
+    {
+        return;
+    }
+    let mut c = Container::new(Bundle::sh("exec sleep 100"));
+    c.create().start();
+    std::fs::remove_file(c.bundle.path().join("config.json")).unwrap();
+    let moved = c.bundle.path().join("moved");
+    std::fs::rename(c.bundle.rootfs(), &moved).unwrap();
+    assert_eq!(c.status(), "running");
+    c.exec(&[], &["true"]).ok();
+    c.call(&["update", "--pids-limit", "77", &c.id]).ok();
+    c.call(&["events", "--stats", &c.id]).ok();
+    c.call(&["ps", &c.id]).ok();
+    c.call(&["pause", &c.id]).ok();
+    c.call(&["resume", &c.id]).ok();
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    c.delete().ok();
+    nothing_left(&c);
+}
+
+/// Paused is a state of its own for each verb.
+#[test]
+fn a_paused_container() {
+    if differs(Kind::Crun, "own texts") {
+        return;
+    }
+    let mut c = Container::new(Bundle::sh("exec sleep 100"));
+    c.create().start();
+    c.call(&["pause", &c.id]).ok();
+    c.call(&["start", &c.id]).refused(&["cannot start"]);
+    c.call(&["pause", &c.id]).refused(&["container not running"]);
+    let exec = c.exec(&[], &["true"]);
+    assert_eq!(exec.code, 255, "{exec:?}");
+    assert!(exec.err.contains("cannot exec in a paused container"), "{exec:?}");
+    c.delete().refused(&["that is not stopped: paused"]);
+    c.call(&["update", "--pids-limit", "66", &c.id]).ok();
+    assert_eq!(c.status(), "paused");
+    c.call(&["resume", &c.id]).ok();
+    c.call(&["resume", &c.id]).refused(&["container not paused"]);
+    c.exec(&[], &["true"]).ok();
+}
+
 #[test]
 fn a_signal_that_is_none() {
     if differs(Kind::Crun, "1.8 takes some of these in silence") {

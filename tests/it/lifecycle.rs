@@ -6,8 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{
-    Bundle, Container, Kind, alive, differs, kind, nothing_left, run, runtime, runw_only, spawn_with_stdin,
-    until,
+    Bundle, Container, Kind, alive, differs, guest, kind, nothing_left, run, runtime, runw_only, skip,
+    spawn_with_stdin, unique, until,
 };
 
 #[test]
@@ -425,4 +425,118 @@ fn stdio_may_be_a_socket() {
     c.wait_stopped();
     assert_eq!(std::fs::read_to_string(&file).expect("out").trim(), inode.to_str().expect("utf-8"));
     drop(ours);
+}
+
+/// What is written runs as it is.
+#[test]
+fn spec_makes_a_bundle_for_a_module() {
+    if runw_only("`spec --wasm`") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, module) in [("m\"x.wasm", "hello.wasm"), ("c.wasm", "hello-component.wasm")] {
+        let bundle = dir.path().join(module);
+        std::fs::create_dir(&bundle).unwrap();
+        let file = dir.path().join(name);
+        std::fs::copy(guest(module), &file).unwrap();
+        let mut spec = Command::new(runtime());
+        spec.args(["spec", "--bundle"]).arg(&bundle).arg("--wasm").arg(&file);
+        run(&mut spec).ok();
+        let id = unique("spec");
+        let mut command = Command::new(runtime());
+        command.arg("--root").arg(dir.path().join("root")).args(["run", "--bundle"]).arg(&bundle).arg(&id);
+        let out = run(&mut command).ok();
+        assert!(out.out.to_lowercase().contains("hello"), "{out:?}");
+        run(&mut spec).refused(&["exists. Remove it first"]);
+    }
+    let mut spec = Command::new(runtime());
+    spec.current_dir(dir.path()).args(["spec", "--wasm", "/bin/busybox"]);
+    run(&mut spec).refused(&["--wasm /bin/busybox", "not a WebAssembly module or component"]);
+    let mut spec = Command::new(runtime());
+    spec.current_dir(dir.path()).args(["spec", "--wasm", "/nonexistent.wasm"]);
+    run(&mut spec).refused(&["--wasm /nonexistent.wasm", "no such file"]);
+    assert!(!dir.path().join("config.json").exists() && !dir.path().join("rootfs").exists());
+}
+
+#[test]
+fn shells_learn_every_verb() {
+    if runw_only("completions") {
+        return;
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(Command::new(runtime()).args(["completion", shell])).ok().out;
+        for word in
+            ["checkpoint", "restore", "update", "memory-reservation", "console-socket", "no-subreaper"]
+        {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    let script = run(Command::new(runtime()).args(["completion", "bash"])).out;
+    // bash itself is asked: `runw che<TAB>`.
+    let ask = "COMP_WORDS=(runw che); COMP_CWORD=1; _runw runw che runw; echo ${COMPREPLY[*]}";
+    let out = run(Command::new("bash").args(["-c", &format!("{script}\n{ask}")]));
+    assert_eq!(out.out.trim(), "checkpoint", "{out:?}");
+    run(Command::new(runtime()).args(["completion", "csh"])).refused(&["bash, zsh or fish"]);
+}
+
+/// Every flag that the help of an installed peer names.
+#[test]
+fn every_flag_of_the_peers_is_known() {
+    if runw_only("union of flags") {
+        return;
+    }
+    // `spec` writes where it is called.
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for peer in ["runc", "crun"] {
+        let help = |words: &[&str]| {
+            Command::new(peer)
+                .args(words)
+                .output()
+                .ok()
+                .map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+        };
+        if help(&["--version"]).is_none() {
+            skip(&format!("the flags of {peer}, which is not installed"));
+            continue;
+        }
+        for verb in [
+            "",
+            "checkpoint",
+            "create",
+            "delete",
+            "events",
+            "exec",
+            "features",
+            "kill",
+            "list",
+            "pause",
+            "ps",
+            "restore",
+            "resume",
+            "run",
+            "spec",
+            "start",
+            "state",
+            "update",
+        ] {
+            let words: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+            let text = help(&words).unwrap_or_default();
+            // Only lines that list options; `-f value, --format value` and `-b, --bundle=DIR`.
+            let lines = text.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+            let flags = lines.flat_map(|line| {
+                line.split("  ").next().unwrap_or_default().split(", ").map(|flag| {
+                    let end = flag.find(|c: char| c == ' ' || c == '=' || c == '[').unwrap_or(flag.len());
+                    flag[..end].to_owned()
+                })
+            });
+            for flag in flags.filter(|flag| flag.starts_with('-')).collect::<Vec<_>>() {
+                let words: Vec<&str> = [verb, &flag].into_iter().filter(|word| !word.is_empty()).collect();
+                let out = run(Command::new(runtime()).args(words).current_dir(dir.path()));
+                assert!(!out.err.contains("provided but not defined"), "{peer} {verb} {flag}: {}", out.err);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} flags were found");
 }

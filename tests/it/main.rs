@@ -3,8 +3,10 @@
 
 mod harness;
 
+mod annotations;
 mod attacks;
 mod cgroups;
+mod checkpoint;
 mod controls;
 mod debian;
 mod devices;
@@ -18,6 +20,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod netdev;
+mod notify;
 mod option_words;
 mod process;
 mod races;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use super::{Cgroup, denied, paths};
 
-/// Open files of a cgroup that a process is about to join.
+/// Open files of a cgroup that a process is about to join. By default none: it stays where its parent is.
+#[derive(Default)]
 pub struct Joiner {
     /// v1: one `tasks` per hierarchy.
     tasks: Vec<OwnedFd>,

@@ -253,6 +253,24 @@ impl Cgroup {
         list.lines().filter(|name| !name.contains('/')).try_for_each(|name| own(&v2.dir.join(name)))
     }
 
+    /// crun's `run.oci.delegate-cgroup`, by its words where it cannot be: delegation is not safe on v1.
+    pub fn can_delegate_below(&self) -> Result<()> {
+        if !self.v1.is_empty() || self.v2.is_none() {
+            bail!("annotation run.oci.delegate-cgroup: delegate-cgroup not supported on cgroup v1");
+        }
+        Ok(())
+    }
+
+    /// Moves a process to a cgroup below, which the limits above hold for and which it manages itself.
+    pub fn delegate_below(&self, name: &str, pid: i32) -> Result<()> {
+        self.can_delegate_below()?;
+        let Some(v2) = &self.v2 else { return Ok(()) };
+        let dir = v2.dir.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("create cgroup {}", dir.display()))?;
+        limits::write_file(&dir.join("cgroup.procs"), &pid.to_string())
+            .with_context(|| format!("move the process to {}", dir.display()))
+    }
+
     /// Processes in the cgroup and in those nested in it.
     pub fn pids(&self) -> Result<Vec<i32>> {
         // They are in all hierarchies alike. runc asks devices, which no init system in the container moves about.
@@ -300,6 +318,11 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The directory whose freezer stops the container.
+    pub fn freezer_path(&self) -> Option<&Path> {
+        self.v1_path("freezer").or_else(|| self.v2_path().filter(|_| self.v1.is_empty()))
     }
 
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.

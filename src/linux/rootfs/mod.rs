@@ -12,6 +12,7 @@ mod old_call;
 pub mod options;
 mod protect;
 mod sources;
+mod stage;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,10 +22,13 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
+pub use devices::paths as device_paths;
+pub use idmap::is_wanted as is_id_mapped;
 pub use label::Label;
-pub use mount::{mount_of_kind, read_only_view, without_effect};
+pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
 pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
 pub use sources::Sources;
+pub use stage::{file_place_in, place_in, stage};
 
 use super::cgroup::Cgroup;
 use super::sys;

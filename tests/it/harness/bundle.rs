@@ -102,6 +102,16 @@ impl Bundle {
         std::fs::write(self.path().join("config.json"), text).expect("write config.json");
     }
 
+    /// A static program in C, for what busybox cannot do.
+    pub fn program(self, name: &str, code: &str) -> Bundle {
+        let source = self.path().join(name).with_extension("c");
+        std::fs::write(&source, code).expect("write a program");
+        let target = self.rootfs().join("bin").join(name);
+        let built = Command::new("cc").args(["-static", "-o"]).arg(target).arg(&source).status();
+        assert!(built.is_ok_and(|status| status.success()), "cc failed");
+        self
+    }
+
     /// Removes the namespace of this kind from the configuration.
     pub fn without_namespace(self, kind: &str) -> Bundle {
         self.edit(|c| namespaces(c).retain(|n| n["type"] != kind))

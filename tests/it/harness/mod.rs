@@ -4,6 +4,7 @@
 mod bundle;
 mod command;
 mod container;
+mod criu;
 mod faults;
 mod guests;
 mod leftovers;
@@ -13,6 +14,7 @@ mod socket;
 pub use bundle::{Bundle, cap, id_map, script};
 pub use command::{COLD, Out, Running, run, run_script, spawn, spawn_with_stdin, with_cache};
 pub use container::Container;
+pub use criu::criu_path;
 pub use faults::{Call, Verdict, supervised};
 pub use guests::guest;
 pub use leftovers::nothing_left;
