@@ -55,7 +55,7 @@ fn selinux(field: &str) -> Result<()> {
 fn selinux_enabled() -> bool {
     const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
     let path = "/sys/fs/selinux";
-    let mounted = rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as i64 & 0xffff_ffff == SELINUX_MAGIC);
+    let mounted = rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type & 0xffff_ffff == SELINUX_MAGIC);
     let writable = rustix::fs::statvfs(path).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::RDONLY));
     let policy = std::fs::read("/proc/self/attr/current").is_ok_and(|label| !label.starts_with(b"kernel\0"));
     mounted && writable && policy

@@ -225,8 +225,7 @@ fn procfs() -> Result<OwnedFd> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).context("open /proc")?;
-    if rustix::fs::fstatfs(&proc).context("linux.sysctl: fstatfs of /proc")?.f_type as i64 != PROC_SUPER_MAGIC
-    {
+    if rustix::fs::fstatfs(&proc).context("linux.sysctl: fstatfs of /proc")?.f_type != PROC_SUPER_MAGIC {
         bail!("linux.sysctl: /proc is not a procfs");
     }
     Ok(proc)

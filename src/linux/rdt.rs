@@ -32,7 +32,7 @@ fn root() -> Result<Option<PathBuf>> {
     const RDTGROUP_SUPER_MAGIC: i64 = 0x0765_5821;
     let usual = Path::new("/sys/fs/resctrl");
     match rustix::fs::statfs(usual) {
-        Ok(fs) if fs.f_type as i64 == RDTGROUP_SUPER_MAGIC => Ok(Some(usual.to_owned())),
+        Ok(fs) if fs.f_type == RDTGROUP_SUPER_MAGIC => Ok(Some(usual.to_owned())),
         // The kernel makes that directory: without it there is no such file system (runc: Root).
         Err(_) => Ok(None),
         Ok(_) => rootfs::mount_of_kind("resctrl"),

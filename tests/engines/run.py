@@ -17,13 +17,6 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 CONTROLS = TESTS / "controls/engines"
 PARTS = ["ctr", "cri", "podman", "docker"]
-# What runw still fails, and what it waits for.
-WAITS = {
-    "checkpoint and restore": "CRIU, on branch verbs",
-    "run: --tmpfs": "the mode of a tmpfs that is copied up into, on branch mounts",
-    "podman build": "propagation of cgroup mounts, on branch mounts",
-    "buildah run": "propagation of cgroup mounts, on branch mounts",
-}
 # Longer than any part takes under load: what is still running then hangs.
 DEADLINE = 900
 # The name of the record that says how a part ended which did not end well.
@@ -89,8 +82,6 @@ def judge(mine, runc):
         return "FAIL", ["  the control fails, so the check shows nothing", *did("runc", runc), *did("runw", mine)]
     if mine["ok"] and (not runc or not runc["ok"] or runc["saw"] == mine["saw"]):
         return "ok", []
-    if why := WAITS.get(mine["name"]):
-        return "skip", [f"  waits: {why}"]
     if mine.get("runc_fails") and not mine["ok"]:
         return "skip", [f"  runc fails here too: {mine['runc_fails']}", *did("runw", mine)]
     return "FAIL", [*(did("runc", runc) if runc else []), *did("runw", mine)]

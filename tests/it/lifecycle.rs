@@ -526,7 +526,7 @@ fn every_flag_of_the_peers_is_known() {
             let lines = text.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
             let flags = lines.flat_map(|line| {
                 line.split("  ").next().unwrap_or_default().split(", ").map(|flag| {
-                    let end = flag.find(|c: char| c == ' ' || c == '=' || c == '[').unwrap_or(flag.len());
+                    let end = flag.find([' ', '=', '[']).unwrap_or(flag.len());
                     flag[..end].to_owned()
                 })
             });

@@ -13,7 +13,7 @@ use crate::harness::{Bundle, Container, Kind, Running, differs, nothing_left, sp
 fn service(text: &str) -> Bundle {
     let script = format!(
         "until [ -e /tmp/go ]; do sleep 0.02; done; printf '{text}' >/tmp/text; \
-         /bin/say; trap 'exit 5' TERM; while :; do sleep 0.05; done"
+         trap 'exit 5' TERM; /bin/say; while :; do sleep 0.05; done"
     );
     // busybox sends no datagrams.
     let code = r#"

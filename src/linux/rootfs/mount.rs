@@ -176,7 +176,7 @@ impl Tree {
 
     fn is_procfs(&self) -> Result<bool> {
         const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-        Ok(rustix::fs::fstatfs(&self.fd)?.f_type as i64 == PROC_SUPER_MAGIC)
+        Ok(rustix::fs::fstatfs(&self.fd)?.f_type == PROC_SUPER_MAGIC)
     }
 }
 
