@@ -118,10 +118,12 @@ class Pod:
         return [(stream, text) for _, stream, _, text in rows]
 
     def output(self, name, *command, **more):
-        """What a container wrote until it ended, and its status."""
+        """What a container wrote until it ended, stderr first, and its status: the streams are two pipes, and which of
+        them containerd reads first is chance."""
         one = self.run(name, *command, **more)
         seen = ended(one)
-        return [*(text for _, text in self.log(name)), f"status {seen.exit_code}"]
+        lines = sorted(self.log(name), key=lambda line: line[0])
+        return [*(text for _, text in lines), f"status {seen.exit_code}"]
 
 
 def status(one, verbose=False):
