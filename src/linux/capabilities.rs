@@ -27,13 +27,12 @@ impl Caps {
     /// No `capabilities` means none, as in runc.
     pub fn of(sets: Option<&LinuxCapabilities>) -> Result<Caps> {
         let Some(sets) = sets else { return Ok(Caps::default()) };
-        let known = caps::runtime::thread_all_supported().iter().fold(0, |bits, cap| bits | cap.bitmask());
         // capabilities(7): with SECBIT_NO_CAP_AMBIENT_RAISE, of the caller's making, none can be raised.
         const NO_CAP_AMBIENT_RAISE: i32 = 1 << 6;
         let may_raise = sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")?
             & NO_CAP_AMBIENT_RAISE
             == 0;
-        Caps::within(sets, known, may_raise)
+        Caps::within(sets, supported(), may_raise)
     }
 
     fn within(sets: &LinuxCapabilities, known: u64, may_raise: bool) -> Result<Caps> {
@@ -107,6 +106,15 @@ impl Caps {
         }
         Ok(())
     }
+}
+
+/// What this kernel has of the capabilities with a name. Their numbers have no gaps, so the last tells (`caps` asks
+/// for each: 41 calls).
+fn supported() -> u64 {
+    let named = caps::all().iter().fold(0, |bits, cap| bits | cap.bitmask());
+    let newest = (0..64).rev().filter(|cap| named & (1 << cap) != 0);
+    let last = newest.into_iter().find(|&cap| sys::prctl(libc::PR_CAPBSET_READ, cap).is_ok());
+    last.map_or(0, |last| named & (u64::MAX >> (63 - last)))
 }
 
 fn bits(set: Option<&Capabilities>) -> Result<u64> {

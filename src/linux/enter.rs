@@ -17,19 +17,28 @@ use crate::seam::{Granted, Prepared, Workload};
 /// have none, or one that an image or a volume has a hand in.
 pub struct Proc {
     dir: OwnedFd,
+    guest: Option<Guest>,
+}
+
+/// What only a workload in this process needs.
+struct Guest {
     fd: OwnedFd,
     area: pid1::Area,
 }
 
 impl Proc {
-    pub fn open() -> Result<Proc> {
+    pub fn open(workload: &dyn Workload) -> Result<Proc> {
         let open = |path: &str| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {path}"))
         };
         let dir = open("/proc/self")?;
-        let area = pid1::Area::remember(dir.as_fd())?;
-        Ok(Proc { dir, fd: open("/proc/self/fd")?, area })
+        let guest = if workload.undecided() || workload.needs().in_process {
+            Some(Guest { area: pid1::Area::remember(dir.as_fd())?, fd: open("/proc/self/fd")? })
+        } else {
+            None
+        };
+        Ok(Proc { dir, guest })
     }
 }
 
@@ -71,11 +80,11 @@ impl Entering<'_> {
     pub fn drop_privileges(&mut self, workload: &mut dyn Workload) -> Result<()> {
         let needs = workload.needs();
         let no_new_privileges = self.no_new_privileges(workload);
-        let granted = match &self.proc {
+        let granted = match self.proc.as_ref().and_then(|proc| proc.guest.as_ref()) {
             // While mounts can still be made.
-            Some(proc) if needs.guest_tree => Granted {
-                tree: Some(self.guest_tree(proc).context("build the guest's file tree")?),
-                proc_fd: Some(proc.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
+            Some(guest) if needs.guest_tree => Granted {
+                tree: Some(self.guest_tree().context("build the guest's file tree")?),
+                proc_fd: Some(guest.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
             },
             _ => Granted::default(),
         };
@@ -110,7 +119,7 @@ impl Entering<'_> {
             // Only now: under the container's label neither we nor the kernel could read or map compiled code.
             labels::selinux_now(self.process, self.proc_self()?)?;
         }
-        self.area = self.proc.take().map(|proc| proc.area);
+        self.area = self.proc.take().and_then(|proc| proc.guest).map(|guest| guest.area);
         if no_new_privileges {
             self.close_all_but_needed(workload)?;
             // As late as can be: the less the process still has to do, the tighter the profile may be.
@@ -122,17 +131,18 @@ impl Entering<'_> {
     /// While it waits the process holds nothing that leads out of the container: not what libraries keep (pathrs caches
     /// a procfs of its own), and our procfs handles no longer than they are needed.
     fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
-        let ours = self.proc.iter().flat_map(|proc| [proc.dir.as_raw_fd(), proc.fd.as_raw_fd()]);
+        let guest = self.proc.iter().filter_map(|proc| proc.guest.as_ref()).map(|guest| guest.fd.as_raw_fd());
+        let ours = self.proc.iter().map(|proc| proc.dir.as_raw_fd()).chain(guest);
         let talk = [self.talk, self.channel.fd()].into_iter().chain(self.hold.iter().copied());
         let keep: Vec<RawFd> = workload.keeps().into_iter().chain(talk).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }
 
-    fn guest_tree(&self, proc: &Proc) -> Result<OwnedFd> {
+    fn guest_tree(&self) -> Result<OwnedFd> {
         if self.in_running {
-            guest_tree::build_in_running(proc.dir.as_fd())
+            guest_tree::build_in_running(self.proc_self()?)
         } else {
-            guest_tree::build(proc.dir.as_fd())
+            guest_tree::build(self.proc_self()?)
         }
     }
 

@@ -121,9 +121,9 @@ fn prepare(
     if rustix::process::getpid().is_init() {
         // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
         // the default actions back.
-        pid1::end_on_signals().context("handle signals")?;
+        pid1::end_while_created().context("handle signals")?;
     }
-    entering.proc = Some(Proc::open()?);
+    entering.proc = Some(Proc::open(workload)?);
     if !create.no_new_keyring {
         // After the ids: it belongs to the container's root.
         entering.join_session_keyring(create.id)?;

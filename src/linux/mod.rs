@@ -15,6 +15,7 @@ mod guest_filter;
 mod guest_tree;
 pub mod hooks;
 mod init;
+pub mod kernel_file;
 mod labels;
 pub mod lifecycle;
 mod namespaces;

@@ -1,7 +1,7 @@
 //! What `process` in config.json says of a process: limits set from outside, and identity and directory taken on from
 //! inside, in runc's order.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::capabilities::Caps;
-use super::{rootfs, sys};
+use super::{kernel_file, rootfs, sys};
 
 /// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
 pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
@@ -133,8 +133,7 @@ fn set_ids(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> R
 fn groups_are_denied(proc_self: BorrowedFd<'_>) -> Result<bool> {
     let file = rustix::fs::openat(proc_self, "setgroups", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context("open /proc/self/setgroups")?;
-    let mut text = String::new();
-    std::fs::File::from(file).read_to_string(&mut text).context("read /proc/self/setgroups")?;
+    let text = kernel_file::read_open(file).context("read /proc/self/setgroups")?;
     Ok(text.trim() == "deny")
 }
 

@@ -7,6 +7,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -19,10 +20,28 @@ use super::sys;
 /// Set for the sealed copy alone, and taken away by it. Whoever can set it can run any program anyway.
 const MARK: &str = "_RUNW_SEALED";
 
+/// Verbs whose process becomes, or makes, one inside a container.
+const VERBS: [&str; 3] = ["create", "exec", "run"];
+
+/// Spares the first process to parse what the sealed one will parse again. A word that only looks like such a verb
+/// costs a needless seal; a failure is the verb's own to report.
+pub fn before_parsing(args: &[OsString]) {
+    if args.iter().skip(1).any(|word| VERBS.iter().any(|verb| word == verb)) {
+        let _ = ensure();
+    }
+}
+
+/// Whether we are the sealed copy.
+static SEALED: AtomicBool = AtomicBool::new(false);
+
 /// Returns in the sealed process only; the first call replaces this process by it.
 pub fn ensure() -> Result<()> {
+    if SEALED.load(Relaxed) {
+        return Ok(());
+    }
     if std::env::var_os(MARK).is_some_and(|mark| mark == std::process::id().to_string().as_str()) {
         sys::forget_env(MARK);
+        SEALED.store(true, Relaxed);
         return Ok(());
     }
     let exe = std::fs::read_link("/proc/self/exe").context("read /proc/self/exe")?;

@@ -26,7 +26,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     tmpfs.set_attributes(false, quiet, 0)?;
     propagate(&tmpfs, options)?;
     tmpfs.attach(target.as_fd())?;
-    let top = inside::directory(at, destination)?;
+    let top = tmpfs.into_fd();
     for hierarchy in &v1 {
         mount_hierarchy(root, top.as_fd(), hierarchy, options)
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
@@ -39,7 +39,6 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
 
 fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
     rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
-    let target = inside::directory(top, Path::new(&v1.name))?;
     let tree = if root.cgroup_namespace {
         let data = v1.options.clone();
         new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?
@@ -47,7 +46,7 @@ fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: 
         Tree::clone_of(&v1.path, false)?
     };
     apply(&tree, options)?;
-    tree.attach(target.as_fd())?;
+    tree.attach_at(top, &v1.name)?;
     for link in &v1.links {
         rustix::fs::symlinkat(&v1.name, top, link)?;
     }

@@ -74,16 +74,38 @@ pub fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     obtain(root, path, make_directory, MAX_LINKS).with_context(|| format!("make {}", path.display()))
 }
 
+/// The same, where `find` has found nothing.
+pub fn missing_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    put(root, path, make_directory, MAX_LINKS).with_context(|| format!("make {}", path.display()))
+}
+
 /// The file at `path`, made empty if it is missing.
 pub fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     obtain(root, path, make_file, MAX_LINKS).with_context(|| format!("make {}", path.display()))
 }
 
-/// The directory that `path` is in, made if it is missing, and the name of `path` there.
-pub fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => Ok((directory(root, parent)?, name)),
-        _ => bail!("{} is not a path of a file", path.display()),
+/// The directories that paths are in, one after the other: what is true of most, that they share it, saves opening it.
+pub struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'a> Parents<'a> {
+    pub fn of(root: BorrowedFd<'a>) -> Parents<'a> {
+        Parents { root, last: None }
+    }
+
+    /// The directory that `path` is in, made if it is missing, and the name of `path` there.
+    pub fn get<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            bail!("{} is not a path of a file", path.display())
+        };
+        let kept = self.last.take().filter(|(last, _)| last == parent);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => (parent.to_owned(), directory(self.root, parent)?),
+        };
+        Ok((self.last.insert(kept).1.as_fd(), name))
     }
 }
 
@@ -103,9 +125,11 @@ fn make_file(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
 /// What is at `path`, or what `make` puts there: inside the root, as each step is one name in a directory that
 /// openat2 found there.
 fn obtain(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<OwnedFd> {
-    if let Some(found) = find(root, path)? {
-        return Ok(found);
-    }
+    find(root, path)?.map_or_else(|| put(root, path, make, links), Ok)
+}
+
+/// Where nothing was found.
+fn put(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<OwnedFd> {
     let (parent, name) = match path.components().next_back() {
         Some(Component::Normal(name)) => (path.parent().unwrap_or(Path::new("")), name),
         // What comes before is missing, or this would have been found. As in runc, `..` takes its name back.

@@ -1,5 +1,6 @@
 //! mount(2), for the little that its successors cannot say: `remount`, attributes before mount_setattr(2) (5.12), and
-//! options too long for fsconfig(2). Knows no paths: what it changes is given by descriptor.
+//! options too long for fsconfig(2); and for plain mounts, because it is one call. Knows no paths: what it changes is
+//! given by descriptor.
 
 use std::ffi::CString;
 use std::io;
@@ -46,6 +47,17 @@ pub fn is_needed(source: Option<&Path>, options: &Options) -> bool {
     let long = |length: usize| length > 255;
     source.is_some_and(|source| long(source.as_os_str().len()))
         || options.data.iter().any(|word| long(word.len()))
+}
+
+/// Whether mount(2) says it all, in one call for the ten or so of its successors. Not `ro`: it would make the superblock
+/// read-only, which a sysfs shares with all of its network namespace.
+pub fn is_enough(options: &Options) -> bool {
+    let quoted = |word: &String| word.contains(['"', '\\']);
+    !options.is_read_only()
+        && options.set_recursive | options.clear_recursive == 0
+        && options.propagation.is_empty()
+        && !options.tmpcopyup
+        && !options.data.iter().any(quoted)
 }
 
 /// Mounts a new file system right on `target`.

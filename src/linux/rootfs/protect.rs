@@ -6,13 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode, OFlags, makedev};
 
-use super::mount::{Tree, empty_tmpfs, set_attached};
+use super::mount::{Tree, empty_tmpfs};
 use super::{Label, inside, slash};
 use crate::linux::sys;
 
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
 pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
     let mut cover: Option<OwnedFd> = None;
+    let mut null: Option<OwnedFd> = None;
     let root = slash()?;
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
@@ -20,8 +21,11 @@ pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
             continue;
         };
         if !is_directory(&target).with_context(context)? {
-            let null = null().with_context(context)?;
-            Tree::clone_of_fd(null.as_fd())
+            let source = match null.take() {
+                Some(null) => null,
+                None => open_null_path().with_context(context)?,
+            };
+            Tree::clone_of_fd(null.insert(source).as_fd())
                 .and_then(|tree| tree.attach(target.as_fd()))
                 .with_context(context)?;
             continue;
@@ -43,7 +47,7 @@ pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
 
 /// The container's null device, open. It cannot be reopened through the handle: there may be no /proc.
 pub fn open_null() -> Result<OwnedFd> {
-    null()?;
+    open_null_path()?;
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file =
         rustix::fs::open("/dev/null", flags, Mode::empty()).context("open the container's /dev/null")?;
@@ -54,7 +58,7 @@ pub fn open_null() -> Result<OwnedFd> {
 }
 
 /// CVE-2025-31133: what is bound over a masked file must be the null device itself, not what an image put there.
-fn null() -> Result<OwnedFd> {
+fn open_null_path() -> Result<OwnedFd> {
     let null =
         rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .context("open the container's /dev/null")?;
@@ -82,14 +86,6 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
         tree.attach(target.as_fd()).with_context(context)?;
     }
     Ok(())
-}
-
-/// The mount at `path` (a mount point) becomes read-only and keeps its other attributes.
-pub fn set_read_only(path: &Path) -> Result<()> {
-    let handle =
-        inside::find(slash()?.as_fd(), path)?.with_context(|| format!("{} is gone", path.display()))?;
-    set_attached(handle.as_fd(), sys::MOUNT_ATTR_RDONLY)
-        .with_context(|| format!("make {} read-only", path.display()))
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool> {
