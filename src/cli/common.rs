@@ -88,8 +88,7 @@ pub fn status(entry: &Entry) -> Result<Status> {
 
 /// A container that nobody else changes until the entry goes, and what it is doing.
 pub fn hold(globals: &Globals, id: &str) -> Result<(Entry, Status)> {
-    let mut entry = globals.root.load(id)?;
-    entry.lock()?;
+    let entry = globals.root.load_locked(id)?;
     let status = status(&entry)?;
     Ok((entry, status))
 }

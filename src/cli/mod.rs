@@ -296,7 +296,7 @@ fn sticky(dir: &Path) -> Result<PathBuf> {
 
 /// The initial user namespace maps every id onto itself (user_namespaces(7)).
 fn in_user_namespace() -> bool {
-    let map = kernel_file::read("/proc/self/uid_map").unwrap_or_default();
+    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
     let words: Vec<&str> = map.split_ascii_whitespace().collect();
     !words.is_empty() && words != ["0", "0", "4294967295"]
 }

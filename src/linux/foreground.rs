@@ -46,7 +46,7 @@ impl Signals {
 
 /// The signals that are ignored, a bit each from 1 up: proc_pid_status(5). All of them where it does not say.
 pub fn ignored() -> u64 {
-    let status = kernel_file::read("/proc/self/status").unwrap_or_default();
+    let status = kernel_file::read_value("/proc/self/status").unwrap_or_default();
     let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     field.and_then(|field| u64::from_str_radix(field.trim(), 16).ok()).unwrap_or(u64::MAX)
 }

@@ -117,7 +117,8 @@ fn prepare(
     channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     spawn::settle(&plan, &joiner, channel)?;
-    drop(joiner);
+    // `let_go` has closed what is in it.
+    std::mem::forget(joiner);
     if rustix::process::getpid().is_init() {
         // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
         // the default actions back.

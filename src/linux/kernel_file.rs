@@ -13,6 +13,14 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
     read_open(file)
 }
 
+/// The same of a file that the kernel makes in one piece, one value or one process's: the first read has it all.
+pub fn read_value(path: impl AsRef<Path>) -> io::Result<String> {
+    let file = rustix::fs::openat(CWD, path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(4096);
+    rustix::io::retry_on_intr(|| rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)))?;
+    if text.len() == text.capacity() { read(path) } else { utf8(text) }
+}
+
 pub fn read_open(file: impl AsFd) -> io::Result<String> {
     let mut text = Vec::with_capacity(4096);
     loop {
@@ -25,6 +33,10 @@ pub fn read_open(file: impl AsFd) -> io::Result<String> {
             text.reserve(text.len());
         }
     }
+    utf8(text)
+}
+
+fn utf8(text: Vec<u8>) -> io::Result<String> {
     String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
 }
 
@@ -39,6 +51,7 @@ mod tests {
         for length in [0, 1, 4095, 4096, 4097, text.len()] {
             std::fs::write(file.path(), &text[..length]).unwrap();
             assert_eq!(read(file.path()).unwrap(), text[..length]);
+            assert_eq!(read_value(file.path()).unwrap(), text[..length]);
         }
         assert_eq!(read("/nowhere").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(read("/proc/self/status").unwrap().contains("CapBnd:"));

@@ -45,9 +45,10 @@ pub fn ensure() -> Result<()> {
         return Ok(());
     }
     let exe = std::fs::read_link("/proc/self/exe").context("read /proc/self/exe")?;
-    let sealed = match overlay(&exe) {
-        Ok(fd) => fd,
-        Err(_) => copy()?,
+    // Held until the execve closes all of them.
+    let (sealed, _holds) = match overlay(&exe) {
+        Ok((file, holds)) => (file, Some(holds)),
+        Err(_) => (copy()?, None),
     };
     let argv = std::env::args_os().map(cstring).collect::<Result<Vec<_>>>()?;
     let mut env = std::env::vars_os()
@@ -65,7 +66,7 @@ pub fn ensure() -> Result<()> {
 
 /// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted. It
 /// wants two lower layers; any directory that has nothing to do with ours will do for the second.
-fn overlay(exe: &Path) -> Result<OwnedFd> {
+fn overlay(exe: &Path) -> Result<(OwnedFd, [OwnedFd; 2])> {
     let (directory, name) = exe.parent().zip(exe.file_name()).context("no directory")?;
     let second = ["/run", "/tmp", "/sys", "/usr"].iter().map(Path::new);
     let second = second
@@ -83,7 +84,7 @@ fn overlay(exe: &Path) -> Result<OwnedFd> {
     // The name may have been given to another file since we were started.
     let (ours, theirs) = (rustix::fs::stat("/proc/self/exe")?, rustix::fs::fstat(&file)?);
     anyhow::ensure!(ours.st_size == theirs.st_size && ours.st_mtime == theirs.st_mtime, "not the same file");
-    Ok(file)
+    Ok((file, [context, mount]))
 }
 
 /// overlayfs.rst: a colon in a layer's path is escaped, and so is the backslash.

@@ -155,7 +155,7 @@ pub fn start_time(pid: i32) -> Result<u64> {
 /// State letter and start time; `None` when there is no such process.
 pub fn stat(pid: i32) -> Result<Option<(char, u64)>> {
     let path = format!("/proc/{pid}/stat");
-    let text = match kernel_file::read(&path) {
+    let text = match kernel_file::read_value(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),

@@ -19,8 +19,13 @@ pub fn start() {
             exit_now(1);
         }
     }
-    // SAFETY: SIG_IGN is no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // The heap grows by as much as most verbs need: a step of 128 KiB each is a call each.
+    const STEP: i32 = 512 << 10;
+    // SAFETY: SIG_IGN is no code of ours, and mallopt sets a number.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::mallopt(libc::M_TOP_PAD, STEP);
+    }
 }
 
 /// Which side of `clone3` we are on.

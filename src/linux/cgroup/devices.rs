@@ -218,7 +218,7 @@ pub fn apply_v1(dir: &Path, list: &List) -> Result<()> {
     write_lines(&dir.join(default), &["a *:* rwm".to_owned()])?;
     write_lines(&dir.join(other), &exceptions)?;
     let path = dir.join("devices.list");
-    let text = kernel_file::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = kernel_file::read_value(&path).with_context(|| format!("read {}", path.display()))?;
     if !List::parse(&text).is_some_and(|now| now.shows_as(list)) {
         bail!("linux.resources.devices: resulting devices cgroup doesn't match target: {}", path.display());
     }

@@ -54,7 +54,7 @@ fn freeze_v1(file: &Path, write: &dyn Fn(&str) -> Result<()>) -> Result<()> {
 
 /// The cgroup's own state: frozen through an ancestor is not ours to report or to thaw.
 pub fn is_frozen_v1(dir: &Path) -> bool {
-    let read = |name| kernel_file::read(dir.join(name)).unwrap_or_default();
+    let read = |name| kernel_file::read_value(dir.join(name)).unwrap_or_default();
     read("freezer.state").trim() != "THAWED" && read("freezer.self_freezing").trim() == "1"
 }
 

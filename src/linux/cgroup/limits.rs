@@ -151,6 +151,6 @@ fn explain(dir: &Path, write: &Write, error: io::Error) -> anyhow::Error {
 
 /// Reads a one-line file.
 pub fn read_line(path: &Path) -> Result<String> {
-    let text = kernel_file::read(path).with_context(|| format!("read {}", path.display()))?;
+    let text = kernel_file::read_value(path).with_context(|| format!("read {}", path.display()))?;
     Ok(text.trim().to_owned())
 }

@@ -344,9 +344,9 @@ impl Cgroup {
 
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
-        let shown = self.v1.iter().filter(|hierarchy| self.lenient || hierarchy.dir.is_dir());
         let place = |dir: &Path| if self.lenient { existing(dir) } else { dir.to_owned() };
-        shown
+        self.v1
+            .iter()
             .map(|hierarchy| {
                 let name = hierarchy.mount.file_name().and_then(|name| name.to_str());
                 let name = name
@@ -449,7 +449,7 @@ fn denied(error: &anyhow::Error) -> bool {
 
 /// user_namespaces(7): the initial one maps every id to itself.
 fn in_user_namespace() -> bool {
-    let map = kernel_file::read("/proc/self/uid_map").unwrap_or_default();
+    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 

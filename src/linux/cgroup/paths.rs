@@ -23,9 +23,10 @@ pub struct Machine {
 
 impl Machine {
     pub fn read() -> Result<Machine> {
-        let read = |path: &str| kernel_file::read(path).with_context(|| format!("read {path}"));
         let unified = rustix::fs::statfs(DEFAULT_MOUNT).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_MAGIC);
-        Ok(Machine { mountinfo: read("/proc/self/mountinfo")?, own: read("/proc/self/cgroup")?, unified })
+        let mountinfo = kernel_file::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+        let own = kernel_file::read_value("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        Ok(Machine { mountinfo, own, unified })
     }
 }
 
@@ -94,7 +95,7 @@ impl Hierarchy {
 /// Where `pid` is in the v2 tree mounted at `mount`.
 pub fn v2_dir_of(pid: i32, mount: &Path) -> Result<PathBuf> {
     let file = format!("/proc/{pid}/cgroup");
-    let text = kernel_file::read(&file).with_context(|| format!("read {file}"))?;
+    let text = kernel_file::read_value(&file).with_context(|| format!("read {file}"))?;
     let own = parse_own(&text);
     let own = own_v2(&own).with_context(|| format!("{file}: no cgroup v2 entry"))?;
     let mounts = kernel_file::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
