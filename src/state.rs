@@ -302,7 +302,8 @@ impl Entry {
 
     /// Keeps the bytes of config.json that the container was made from.
     pub fn keep_config(&self, bytes: &[u8]) -> Result<()> {
-        self.replace(CONFIG, CONFIG_TEMP, bytes)
+        let path = self.dir.join(CONFIG);
+        write_private(&path, bytes).with_context(|| format!("cannot save {}", path.display()))
     }
 
     fn replace(&self, name: &str, temp: &str, bytes: &[u8]) -> Result<()> {
@@ -323,6 +324,11 @@ impl Entry {
 
     /// Removes the directory. Gone already is done.
     pub fn remove(self) -> Result<()> {
+        // What every container has. Whatever else there is, what follows removes.
+        let usual = [STATE, CONFIG].map(|name| std::fs::remove_file(self.dir.join(name)));
+        if usual.iter().all(std::io::Result::is_ok) && std::fs::remove_dir(&self.dir).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))

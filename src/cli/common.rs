@@ -137,9 +137,11 @@ pub fn take_terminal_size(process: &mut Process) {
 pub fn destroy(entry: Entry) -> Result<()> {
     match (self::cgroup(&entry)?, entry.record.init) {
         (Some(cgroup), Some(_)) => {
-            // Without a pid namespace init's death leaves the others alive.
-            cgroup.signal_all(SIGKILL)?;
-            cgroup.remove()?;
+            if !cgroup.remove_empty() {
+                // Without a pid namespace init's death leaves the others alive.
+                cgroup.signal_all(SIGKILL)?;
+                cgroup.remove()?;
+            }
         }
         // A create that was killed before it had a process may not have made the cgroup: it may be another's.
         (Some(cgroup), None) => cgroup.remove_if_empty(),

@@ -191,8 +191,9 @@ pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Re
     if !terminal {
         entry.record.descriptors = criu::standard_streams();
     }
-    entry.save()?;
+    // Nobody asks for it before the record says that there is a container.
     entry.keep_config(&bundle.config)?;
+    entry.save()?;
     Ok(cgroup)
 }
 

@@ -325,7 +325,14 @@ impl Cgroup {
         self.v1_path("freezer").or_else(|| self.v2_path().filter(|_| self.v1.is_empty()))
     }
 
-    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
+    /// The usual end, nothing and nobody left in it: true when it is gone.
+    pub fn remove_empty(&self) -> bool {
+        self.hierarchies().all(|hierarchy| match fs::remove_dir(&hierarchy.dir) {
+            Err(error) => error.kind() == ErrorKind::NotFound,
+            Ok(()) => true,
+        })
+    }
+
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
     /// somebody else, so nothing is killed and nothing below them is touched.
     pub fn remove_if_empty(&self) {
@@ -342,6 +349,7 @@ impl Cgroup {
         }
     }
 
+    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
         let place = |dir: &Path| if self.lenient { existing(dir) } else { dir.to_owned() };

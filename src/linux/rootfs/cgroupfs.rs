@@ -26,13 +26,18 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     tmpfs.set_attributes(false, quiet, 0)?;
     propagate(&tmpfs, options)?;
     tmpfs.attach(target.as_fd())?;
-    let top = tmpfs.into_fd();
+    // One call gives all of them the attributes, where the kernel can.
+    let together = tmpfs.is_complete();
+    let each = if together { Options { set: 0, clear: 0, ..options.clone() } } else { options.clone() };
     for hierarchy in &v1 {
-        mount_hierarchy(root, top.as_fd(), hierarchy, options)
+        mount_hierarchy(root, tmpfs.fd(), hierarchy, &each)
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
     }
+    if together {
+        return tmpfs.set_attributes(true, options.set, options.clear);
+    }
     if options.is_read_only() {
-        set_attached(top.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
+        set_attached(tmpfs.fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
     }
     Ok(())
 }

@@ -62,6 +62,15 @@ impl Tree {
         Tree { fd, late: Default::default(), late_propagation: Default::default() }
     }
 
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Nothing waits for mount(2): the kernel has mount_setattr(2), if it was called.
+    pub fn is_complete(&self) -> bool {
+        self.late.get().is_none()
+    }
+
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
