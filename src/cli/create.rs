@@ -62,7 +62,9 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
-    make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
+    let made = make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
+    // The process's end, which is next, unlocks it.
+    std::mem::forget(made);
     Ok(0)
 }
 

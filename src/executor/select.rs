@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -118,14 +117,13 @@ fn platform(annotations: &HashMap<String, String>) -> Option<String> {
 
 /// What the file is, by its first bytes; `None` is native. An error where the wish and the file disagree.
 pub fn judge(file: &OwnedFd, wish: &Wish, name: &str) -> Result<Option<Verdict>> {
-    let file = File::from(file.try_clone().context("dup")?);
     let mut head = [0; 64];
     let mut len = 0;
     while len < head.len() {
-        match file.read_at(&mut head[len..], len as u64) {
+        match rustix::io::pread(file, &mut head[len..], len as u64) {
             Ok(0) => break,
             Ok(count) => len += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(rustix::io::Errno::INTR) => {}
             // What cannot be read cannot be wasm for us; the kernel may still execute it.
             Err(_) if *wish == Wish::Auto => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("read {name:?}")),

@@ -29,9 +29,10 @@ impl Caps {
         let Some(sets) = sets else { return Ok(Caps::default()) };
         // capabilities(7): with SECBIT_NO_CAP_AMBIENT_RAISE, of the caller's making, none can be raised.
         const NO_CAP_AMBIENT_RAISE: i32 = 1 << 6;
-        let may_raise = sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")?
-            & NO_CAP_AMBIENT_RAISE
-            == 0;
+        let any = sets.ambient().as_ref().is_some_and(|ambient| !ambient.is_empty());
+        let securebits =
+            if any { sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")? } else { 0 };
+        let may_raise = securebits & NO_CAP_AMBIENT_RAISE == 0;
         Caps::within(sets, supported(), may_raise)
     }
 

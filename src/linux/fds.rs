@@ -20,7 +20,7 @@ impl Preserved {
     /// itself would otherwise get its number and be passed on.
     pub fn find(preserve: u32) -> Result<Preserved> {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-        let ours = number("LISTEN_PID") == Some(std::process::id());
+        let ours = number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
         let listen = if ours { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
         let preserved = Preserved { listen, count: preserve };
         for fd in 3..preserved.end() {

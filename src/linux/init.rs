@@ -135,9 +135,9 @@ fn prepare(
     set_names(create)?;
     process::write_sysctls(create.spec)?;
     let linux = create.spec.linux().as_ref();
-    rootfs::protect_paths(linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default())?;
+    let read_only = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
     let masked = linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default();
-    rootfs::mask_paths(masked, Label::of(create.spec))?;
+    rootfs::protect(read_only, masked, Label::of(create.spec))?;
 
     if workload.undecided() {
         enter::look(channel, workload)?;
@@ -195,7 +195,9 @@ fn enter_root(
         rootfs::bind_console(slave.as_fd())?;
     }
     root.finish(&mounted)?;
-    process::set_umask(create.process);
+    if create.process.user().umask().is_some() {
+        process::set_umask(create.process);
+    }
     Ok(())
 }
 

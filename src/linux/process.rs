@@ -99,10 +99,17 @@ pub fn take_on(
 ) -> Result<()> {
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
-    sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
     fix_stdio_owner(process.user().uid())?;
+    // capabilities(7): they would go with the last id that is 0.
+    let leaves_root = process.user().uid() != 0;
+    let keep = |yes| sys::prctl(libc::PR_SET_KEEPCAPS, yes).context("keep capabilities over setuid");
+    if leaves_root {
+        keep(1)?;
+    }
     set_ids(process, proc_self, keep_groups)?;
-    sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
+    if leaves_root {
+        keep(0)?;
+    }
     if !in_cwd && !enter_cwd(process)? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
     }

@@ -242,11 +242,9 @@ pub fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(libc::IFNAMSIZ - 1)) {
         *to = *from as libc::c_char;
     }
-    // SAFETY: `request` is a live ifreq, which both ioctls take.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into())?;
-    // SAFETY: SIOCGIFFLAGS filled exactly this member of the union.
-    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
-    // SAFETY: as above.
+    // The only flag of a new loopback interface that can be changed and is not 0 already.
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: `request` is a live ifreq, which the ioctl takes.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }.into())
 }
 

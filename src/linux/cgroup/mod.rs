@@ -128,7 +128,7 @@ impl Cgroup {
         let above = above.map(|(cpuset, parent)| v1::fill_cpuset(&cpuset.mount, parent)).transpose()?;
         self.write_all(&writes, limits::apply)?;
         if let (Some(cpuset), Some(above)) = (cpuset, &above) {
-            v1::fill_cpuset_from(&cpuset.dir, above)?;
+            v1::fill_cpuset_from(&cpuset.dir, above, made.contains(&cpuset.dir), &writes)?;
         }
         let filtered = match (&list, &self.v2) {
             (Some(list), _) => self.filter_v1(list),

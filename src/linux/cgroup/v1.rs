@@ -180,9 +180,13 @@ pub fn fill_cpuset(mount: &Path, dir: &Path) -> Result<Cpuset> {
     inherit(dir, own, &fill_cpuset(mount, parent)?)
 }
 
-/// The same for one level, whose parent's values are known.
-pub fn fill_cpuset_from(dir: &Path, parent: &Cpuset) -> Result<()> {
-    inherit(dir, read_cpuset(dir)?, parent).map(drop)
+/// The same for one level, whose parent's values are known. `made` just now, it holds what was written, or what the
+/// parent has, or nothing.
+pub fn fill_cpuset_from(dir: &Path, parent: &Cpuset, made: bool, writes: &[Write]) -> Result<()> {
+    let written =
+        |file| writes.iter().filter(|write| write.file == file).map(|write| write.value.clone()).collect();
+    let own = if made { CPUSET.map(written) } else { read_cpuset(dir)? };
+    inherit(dir, own, parent).map(drop)
 }
 
 /// What the two files hold.

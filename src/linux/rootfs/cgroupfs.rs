@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 
 use super::mount::{Tree, apply, new_filesystem, propagate, set_attached};
 use super::options::Options;
-use super::{Root, inside};
+use super::{Root, inside, old_call};
 use crate::linux::cgroup::V1Mount;
 use crate::linux::sys;
 
@@ -44,6 +44,10 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
 
 fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
     rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
+    if *options == Options::default() && !root.cgroup_namespace {
+        old_call::bind(&v1.path, top, &v1.name)?;
+        return link(top, v1);
+    }
     let tree = if root.cgroup_namespace {
         let data = v1.options.clone();
         new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?
@@ -52,6 +56,10 @@ fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: 
     };
     apply(&tree, options)?;
     tree.attach_at(top, &v1.name)?;
+    link(top, v1)
+}
+
+fn link(top: BorrowedFd<'_>, v1: &V1Mount) -> Result<()> {
     for link in &v1.links {
         rustix::fs::symlinkat(&v1.name, top, link)?;
     }

@@ -27,7 +27,7 @@ pub use devices::paths as device_paths;
 pub use idmap::is_wanted as is_id_mapped;
 pub use label::Label;
 pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
-pub use protect::{mask_paths, open_null, protect_paths};
+pub use protect::{open_null, protect};
 pub use sources::Sources;
 pub use stage::{file_place_in, place_in, stage};
 

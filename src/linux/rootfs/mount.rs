@@ -15,8 +15,9 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::inside::{self, Place};
 use super::options::{self, Options};
-use super::{Label, Mounted, Root, cgroupfs, inside, old_call, proc_path, sources};
+use super::{Label, Mounted, Root, cgroupfs, old_call, proc_path, sources};
 use crate::linux::sys::{self, MountAttr};
 
 /// A mount that is attached nowhere yet.
@@ -275,7 +276,7 @@ fn filesystem(
     }
     let covered = match kind {
         "proc" | "sysfs" => find_no_symlink(at, destination, kind)?,
-        _ => inside::find(at, destination)?,
+        _ => inside::place(at, destination)?,
     };
     if let (Some(covered), "tmpfs") = (&covered, kind) {
         // runc's rule, by which `--tmpfs /tmp` stays what the image has; before the options, so that theirs wins.
@@ -285,7 +286,7 @@ fn filesystem(
     let label = label.filter(|label| label.option(kind).is_some() || kind == "mqueue");
     options.data.extend(label.and_then(|label| label.option(kind)));
     let target = covered.map_or_else(|| inside::missing_directory(at, destination), Ok)?;
-    check_proc(&mounted.name, target.as_fd(), kind == "proc")?;
+    check_proc(&mounted.name, &target, destination, kind == "proc")?;
     let plain = !late && label.is_none() && old_call::is_enough(&options);
     // If it fails, what follows says why.
     if plain && old_call::mount(kind, source, &options, target.as_fd()).is_ok() {
@@ -293,7 +294,7 @@ fn filesystem(
     }
     let tree = if old_call::is_needed(source, &options) {
         old_call::mount(kind, source, &options, target.as_fd())?;
-        let mounted = Tree::from_fd(inside::directory(at, destination)?);
+        let mounted = Tree::from_fd(inside::find(at, destination)?.context("what was mounted is gone")?);
         apply(&mounted, &options)?;
         mounted
     } else {
@@ -332,7 +333,7 @@ fn bind(
     } else {
         inside::file(at, destination)?
     };
-    check_proc(&mounted.name, target.as_fd(), tree.is_procfs()?)?;
+    check_proc(&mounted.name, &target, destination, tree.is_procfs()?)?;
     tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
     tree.replace_attributes(options.set, options.clear)?;
     propagate(tree, options)?;
@@ -399,8 +400,8 @@ fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
 }
 
 /// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.
-fn find_no_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<Option<OwnedFd>> {
-    let Some(handle) = inside::find_no_follow(root, path)? else { return Ok(None) };
+fn find_no_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<Option<Place>> {
+    let Some(handle) = inside::place_no_follow(root, path)? else { return Ok(None) };
     let stat = rustix::fs::fstat(&handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         bail!("filesystem {kind:?} must be mounted on ordinary directory");
@@ -424,10 +425,14 @@ const PROC_FILES: &[&str] = &[
 
 /// CVE-2019-16884: over /proc goes a procfs and nothing else, whatever is there now, and inside it only what the list
 /// above names (runc: checkProcMount). An image's `VOLUME /proc` would otherwise take labels and masks over.
-fn check_proc(root: &CStr, target: BorrowedFd<'_>, procfs: bool) -> Result<()> {
-    let target = name_of(target)?;
-    let inside = target.to_bytes().strip_prefix(root.to_bytes()).ok_or_else(|| anyhow!("left the root"))?;
-    let inside = String::from_utf8_lossy(inside).into_owned();
+fn check_proc(root: &CStr, target: &Place, destination: &Path, procfs: bool) -> Result<()> {
+    let inside = if target.direct {
+        Path::new("/").join(destination.components().collect::<PathBuf>()).display().to_string()
+    } else {
+        let target = name_of(target.as_fd())?;
+        let inside = target.to_bytes().strip_prefix(root.to_bytes());
+        String::from_utf8_lossy(inside.ok_or_else(|| anyhow!("left the root"))?).into_owned()
+    };
     if inside == "/proc" {
         ensure!(procfs, "{inside:?} cannot be mounted because it is not of type proc");
     } else if inside.starts_with("/proc/") && !PROC_FILES.contains(&inside.as_str()) {

@@ -68,6 +68,12 @@ pub fn mount(kind: &str, source: Option<&Path>, options: &Options, target: Borro
         .with_context(|| format!("mount the {kind}"))
 }
 
+/// Binds `source` on `name` in a directory where nobody else can put anything.
+pub fn bind(source: &Path, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let target = format!("{}/{name}", proc_path(directory));
+    rustix::mount::mount_bind(source, target).with_context(|| format!("bind {}", source.display()))
+}
+
 /// `remount`: the options take the place of those of the mount at `target`, of a bind only the mount's own.
 pub fn reconfigure(target: BorrowedFd<'_>, options: &Options, bind: bool) -> Result<()> {
     let (bit, data) =

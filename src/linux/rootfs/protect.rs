@@ -1,6 +1,6 @@
 //! `maskedPaths`, `readonlyPaths` and the read-only root: after pivot_root, by descriptor, resolved inside `/`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -10,14 +10,20 @@ use super::mount::{Tree, empty_tmpfs};
 use super::{Label, inside, slash};
 use crate::linux::sys;
 
+/// `readonlyPaths`, then `maskedPaths`, in runc's order.
+pub fn protect(read_only: &[String], masked: &[String], label: Option<Label<'_>>) -> Result<()> {
+    let root = slash()?;
+    make_read_only(root.as_fd(), read_only)?;
+    mask(root.as_fd(), masked, label)
+}
+
 /// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
-pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
+fn mask(root: BorrowedFd<'_>, paths: &[String], label: Option<Label<'_>>) -> Result<()> {
     let mut cover: Option<OwnedFd> = None;
     let mut null: Option<OwnedFd> = None;
-    let root = slash()?;
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
-        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+        let Some(target) = inside::find(root, Path::new(path)).with_context(context)? else {
             continue;
         };
         if !is_directory(&target).with_context(context)? {
@@ -74,11 +80,10 @@ fn verify_null(null: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-pub fn protect_paths(paths: &[String]) -> Result<()> {
-    let root = slash()?;
+fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
     for path in paths {
         let context = || format!("linux.readonlyPaths: make {path} read-only");
-        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+        let Some(target) = inside::find(root, Path::new(path)).with_context(context)? else {
             continue;
         };
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
