@@ -5,6 +5,7 @@ mod harness;
 
 mod annotations;
 mod attacks;
+mod budgets;
 mod cgroups;
 mod checkpoint;
 mod controls;

@@ -22,6 +22,7 @@ const MAX_LINKS: usize = 40;
 const MAX_TRIES: usize = 1000;
 
 /// What is at a path.
+#[derive(Debug)]
 pub struct Place {
     fd: OwnedFd,
     /// No link was followed: it is where the path says.

@@ -21,6 +21,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use devices::paths as device_paths;
@@ -149,11 +150,12 @@ impl Root<'_> {
     /// would let a container without its own mount new ones (runc: msMoveRoot), so they are unmounted first.
     fn enter_without_pivot(&self) -> Result<()> {
         for point in mount::kernel_mounts_outside(self.path)? {
-            rustix::mount::mount_change(
-                &point,
-                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-            )
-            .with_context(|| format!("make {} a slave", point.display()))?;
+            let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            match rustix::mount::mount_change(&point, flags) {
+                // A directory of the host that is removed takes the mounts on it along, ours too.
+                Err(Errno::NOENT) => continue,
+                other => other.with_context(|| format!("make {} a slave", point.display()))?,
+            }
             if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
                 // Locked by a user namespace: cover it instead, as runc does.
                 let cover = mount::empty_tmpfs(self.label)?;

@@ -443,7 +443,7 @@ fn check_proc(root: &CStr, target: &Place, destination: &Path, procfs: bool) -> 
 
 /// The kernel's own name for it.
 pub fn name_of(fd: BorrowedFd<'_>) -> Result<CString> {
-    Ok(rustix::fs::readlink(proc_path(fd), Vec::new())?)
+    rustix::fs::readlink(proc_path(fd), Vec::new()).context("ask for the name of a directory of the root")
 }
 
 /// The mount point that `path` is on, of this mount namespace.
