@@ -299,3 +299,7 @@ impl Console {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

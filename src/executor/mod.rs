@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Mount, Process};
 
-use crate::seam::{Confine, Granted, Needs, Prepared, Workload};
+use crate::seam::{Confine, Granted, Needs, Network, Prepared, Workload};
 use look::{Found, Place, View};
 use select::{Verdict, Wish};
 
@@ -211,6 +211,13 @@ impl Workload for Chosen<'_> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),
             Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Vec::new(),
+        }
+    }
+
+    fn network(&self) -> Network {
+        match &self.plan {
+            Plan::Wasm(guest) => guest.network(),
+            Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Network::default(),
         }
     }
 
