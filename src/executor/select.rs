@@ -72,7 +72,8 @@ fn wished(
         };
     }
     // Kubernetes gives a pod's annotations to each of its containers, native ones too (crun #829).
-    let in_a_pod = get("io.kubernetes.cri.container-type").or(get("io.kubernetes.cri-o.ContainerType")).is_some();
+    let in_a_pod =
+        get("io.kubernetes.cri.container-type").or(get("io.kubernetes.cri-o.ContainerType")).is_some();
     match get("module.wasm.image/variant") {
         Some("compat") if in_a_pod => {
             return Ok(smart(name, "annotation module.wasm.image/variant=compat", true));
@@ -254,7 +255,9 @@ mod tests {
     #[test]
     fn compat_of_a_pod_is_each_container_s_and_no_more_than_smart() {
         for key in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
-            let wish = |name| said(&[(key, "container"), ("module.wasm.image/variant", "compat")], "runw", None, name);
+            let wish = |name| {
+                said(&[(key, "container"), ("module.wasm.image/variant", "compat")], "runw", None, name)
+            };
             assert_eq!(wish("/envoy").unwrap(), Wish::Auto);
             assert!(is_wasm(wish("/a.wasm"), true));
         }

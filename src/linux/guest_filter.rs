@@ -201,7 +201,11 @@ mod tests {
         let wrong = filtered(&ALL, || {
             let thread = std::thread::spawn(|| std::fs::read_dir("/").map(Iterator::count).unwrap_or(0));
             let mut wrong = Vec::new();
-            let mut must = |holds: bool, what: &str| if !holds { wrong.push(what.to_owned()) };
+            let mut must = |holds: bool, what: &str| {
+                if !holds {
+                    wrong.push(what.to_owned())
+                }
+            };
             must(thread.join().unwrap_or(0) > 0, "a thread that reads a directory");
             must(std::net::UdpSocket::bind("127.0.0.1:0").is_ok(), "a socket");
             let waits = || std::thread::sleep(std::time::Duration::from_millis(1));

@@ -6,8 +6,8 @@
 
 use anyhow::{Context, Result};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -88,7 +88,11 @@ mod tests {
         let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let wrong = behind_the_rules(&Network::default(), || {
             let mut wrong = Vec::new();
-            let mut must = |holds: bool, what| if !holds { wrong.push(what) };
+            let mut must = |holds: bool, what| {
+                if !holds {
+                    wrong.push(what)
+                }
+            };
             let open = |path: &str| rustix::fs::openat(&host, path, OFlags::RDONLY, Mode::empty());
             must(refused(open("etc/passwd")) && refused(open("proc/self/mem")), "the host's files");
             must(std::fs::read("/f").is_ok_and(|text| text == b"mine"), "its own file is read");
@@ -120,7 +124,11 @@ mod tests {
                 result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
             };
             let mut wrong = Vec::new();
-            let mut must = |holds: bool, what| if !holds { wrong.push(what) };
+            let mut must = |holds: bool, what| {
+                if !holds {
+                    wrong.push(what)
+                }
+            };
             // Nobody listens by now; what counts is who refuses.
             must(!denied(TcpStream::connect(yes).map(drop)), "the granted port");
             must(denied(TcpStream::connect(no).map(drop)), "another port");
@@ -151,7 +159,11 @@ mod tests {
         let open = Network { sockets: true, listens: true, connects: None };
         let wrong = behind_the_rules(&open, || {
             let mut wrong = Vec::new();
-            let mut must = |holds: bool, what| if !holds { wrong.push(what) };
+            let mut must = |holds: bool, what| {
+                if !holds {
+                    wrong.push(what)
+                }
+            };
             must(refused(rustix::process::test_kill_process(parent)), "a signal to its parent");
             must(rustix::process::test_kill_process(rustix::process::getpid()).is_ok(), "one to itself");
             let reached = UnixStream::connect_addr(&address);

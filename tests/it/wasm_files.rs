@@ -310,7 +310,10 @@ fn a_config_map_is_read_anew_when_it_is_exchanged() {
         return;
     }
     for probe in PROBES {
-        let bundle = steps(probe, "list /etc/config read /etc/config/key cat read /etc/config/key write /etc/config/key x");
+        let bundle = steps(
+            probe,
+            "list /etc/config read /etc/config/key cat read /etc/config/key write /etc/config/key x",
+        );
         let volume = bundle.outside("config");
         let version = |name: &str, text: &str| {
             std::fs::create_dir(volume.join(name)).expect("mkdir");
@@ -344,7 +347,8 @@ fn names_may_have_spaces_and_letters_of_the_world() {
     }
     for probe in PROBES {
         let path = "/tmp/ein Ordner/größe \u{1f980} '\"$x";
-        let words = ["mkdir", "/tmp/ein Ordner", "write", path, "text", "read", path, "list", "/tmp/ein Ordner"];
+        let words =
+            ["mkdir", "/tmp/ein Ordner", "write", path, "text", "read", path, "list", "/tmp/ein Ordner"];
         let c = Container::new(Bundle::wasm(probe, &words));
         let out = c.run().ok().out;
         has_lines(&out, &[&format!("write {path}: ok"), &format!("read {path}: [text]")]);

@@ -75,8 +75,7 @@ fn streams_run_at_50_megabytes_a_second_without_a_stall() {
     const ALL: usize = 64 << 20;
     for probe in PROBES {
         let c = Container::new(Bundle::wasm(probe, &["cat"]));
-        let mut child =
-            c.run_command(&[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
+        let mut child = c.run_command(&[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
         let (mut to, mut from) = (child.stdin.take().expect("stdin"), child.stdout.take().expect("stdout"));
         let writer = std::thread::spawn(move || {
             let piece = vec![b'x'; 1 << 16];
@@ -188,7 +187,9 @@ fn an_exec_beside_a_guest_is_under_the_container_s_filter_and_limits() {
     std::fs::copy(guest("probe.wasm"), bundle.rootfs().join("bin/probe.wasm")).expect("copy");
     let c = Container::up(bundle);
     c.wait_out("up");
-    let native = c.sh("mkdir /tmp/x 2>&1 | sed 's/.*: //'; grep Seccomp: /proc/self/status; grep memory /proc/self/cgroup");
+    let native = c.sh(
+        "mkdir /tmp/x 2>&1 | sed 's/.*: //'; grep Seccomp: /proc/self/status; grep memory /proc/self/cgroup",
+    );
     assert!(native.starts_with("Operation not permitted\nSeccomp:\t2\n"), "{native}");
     // The container's capabilities are an exec's, though the guest itself has fewer.
     assert_eq!(c.sh("chown 1000 /home; stat -c %u /home"), "1000\n");
@@ -202,7 +203,15 @@ fn a_guest_keeps_the_capabilities_it_has_a_use_for() {
     if runw_only("wasm") {
         return;
     }
-    let all = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_MKNOD"];
+    let all = [
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_KILL",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_MKNOD",
+    ];
     for probe in PROBES {
         let bundle = Bundle::wasm(probe, &["say", "up", "sleep", "100"])
             .edit(|c| c["process"]["capabilities"] = crate::harness::cap(&all));
@@ -254,7 +263,10 @@ fn start_hooks_see_the_container_and_the_guest_is_held_all_the_same() {
     if runw_only("wasm") {
         return;
     }
-    let bundle = Bundle::wasm("probe.wasm", &["read", "/proc/self/mem", "read", "/tmp/hook", "say", "up", "sleep", "100"]);
+    let bundle = Bundle::wasm(
+        "probe.wasm",
+        &["read", "/proc/self/mem", "read", "/tmp/hook", "say", "up", "sleep", "100"],
+    );
     let bundle = bundle.edit(|c| {
         let script = "cat /proc/self/comm >/tmp/hook && ls /dev/null >>/tmp/hook";
         c["hooks"]["startContainer"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
@@ -337,17 +349,25 @@ fn not_linked(code: &str, words: &[&str]) {
 }
 
 fn importing(module: &str, name: &str) -> String {
-    format!(r#"(module (import "{module}" "{name}" (func (param i32) (result i32))) (func (export "_start")))"#)
+    format!(
+        r#"(module (import "{module}" "{name}" (func (param i32) (result i32))) (func (export "_start")))"#
+    )
 }
 
 #[test]
 fn an_import_of_wasi_threads_names_it_and_the_way_out() {
-    not_linked(&importing("wasi", "thread-spawn"), &["wasi", "thread-spawn", "build without threads", "wasm32-wasip1"]);
+    not_linked(
+        &importing("wasi", "thread-spawn"),
+        &["wasi", "thread-spawn", "build without threads", "wasm32-wasip1"],
+    );
 }
 
 #[test]
 fn an_import_of_wasix_names_it_and_the_way_out() {
-    not_linked(&importing("wasix_32v1", "proc_fork"), &["wasix_32v1", "proc_fork", "Wasmer", "wasm32-wasip1"]);
+    not_linked(
+        &importing("wasix_32v1", "proc_fork"),
+        &["wasix_32v1", "proc_fork", "Wasmer", "wasm32-wasip1"],
+    );
 }
 
 #[test]

@@ -137,7 +137,10 @@ fn rule_1_a_sandbox_is_native_whatever_else_is_said() {
             &[(Native, Process), (Wasm, NOT_RUN)],
         ),
         (
-            says(&[("io.kubernetes.cri-o.ContainerType", "sandbox"), ("module.wasm.image/variant", "compat")]),
+            says(&[
+                ("io.kubernetes.cri-o.ContainerType", "sandbox"),
+                ("module.wasm.image/variant", "compat"),
+            ]),
             &[(Native, Process)],
         ),
         (
@@ -182,7 +185,10 @@ fn rule_2_run_oci_handler() {
             ]),
             &[(Native, Process)],
         ),
-        (Said { flags: &["--handler", "wasm"], ..says(&[("run.oci.handler", "native")]) }, &[(Native, Process)]),
+        (
+            Said { flags: &["--handler", "wasm"], ..says(&[("run.oci.handler", "native")]) },
+            &[(Native, Process)],
+        ),
     ]);
 }
 
@@ -241,8 +247,11 @@ fn rule_4_the_handler_flag_and_the_name_runw_is_called_by() {
 
 #[test]
 fn rule_5_what_the_image_s_platform_says() {
-    let expected: &[(Program, Outcome)] =
-        &[(Wasm, Guest), (Unnamed, Guest), (Native, Refused(&["/bin/echo", "is not WebAssembly, but annotation"]))];
+    let expected: &[(Program, Outcome)] = &[
+        (Wasm, Guest),
+        (Unnamed, Guest),
+        (Native, Refused(&["/bin/echo", "is not WebAssembly, but annotation"])),
+    ];
     const OS: &str = "org.opencontainers.image.os";
     const ARCH: &str = "org.opencontainers.image.architecture";
     table(&[
