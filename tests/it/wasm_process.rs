@@ -257,6 +257,22 @@ fn the_root_of_a_guest_s_process_is_the_guest_s_files() {
     assert_eq!(c.sh("ls -d /proc/self /dev/null"), "/dev/null\n/proc/self\n", "an exec has the container's");
 }
 
+/// The guest itself does not see it.
+#[test]
+fn an_exec_beside_a_guest_finds_what_was_mounted_since() {
+    if runw_only("wasm") {
+        return;
+    }
+    let bundle = Bundle::wasm("probe.wasm", &["say", "up", "sleep", "100"]);
+    let bundle = bundle.edit(|c| c["process"]["capabilities"] = crate::harness::cap(&["CAP_SYS_ADMIN"]));
+    let c = Container::up(bundle);
+    c.wait_out("up");
+    c.sh("mount -t tmpfs t /mnt && cp /app.wasm /bin/busybox /mnt/ && ln -s busybox /mnt/echo");
+    assert_eq!(c.exec(&[], &["/mnt/app.wasm", "say", "late"]).ok().out, "late\n");
+    assert_eq!(c.exec(&[], &["/mnt/echo", "native"]).ok().out, "native\n");
+    assert_eq!(std::fs::read_dir(format!("/proc/{}/root/mnt", c.pid())).expect("a directory").count(), 0);
+}
+
 /// startContainer hooks run in the guest's process before it, in the container as it is.
 #[test]
 fn start_hooks_see_the_container_and_the_guest_is_held_all_the_same() {
