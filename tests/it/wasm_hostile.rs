@@ -178,6 +178,25 @@ fn growth_without_end_is_refused_in_the_guest() {
     assert_eq!(endure("table.grow", table).code, 7);
 }
 
+/// 100 instances of one MiB each, where 64 MiB are allowed.
+#[test]
+fn instances_share_the_limit() {
+    if runw_only("wasm") {
+        return;
+    }
+    let instances: String = (0..100).map(|n| format!("(core instance $i{n} (instantiate $m))")).collect();
+    let guest = text(&format!(
+        r#"(component
+        (core module $m (memory (export "memory") 16) (func (export "run") (result i32) i32.const 0))
+        {instances}
+        (func $run (result (result)) (canon lift (core func $i0 "run")))
+        (instance $cli (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+    ));
+    let out = endure("instances", guest);
+    assert!(out.code == 134 && out.err.contains("exceeds memory limits"), "{out:?}");
+}
+
 #[test]
 fn recursion_without_end_is_a_trap() {
     if runw_only("wasm") {
