@@ -24,6 +24,7 @@ const HOMES: &[(&str, &str)] = &[
     ("hyper*", "executor/wasm/"),
     ("rustls", "executor/wasm/"),
     ("tokio*", "executor/wasm/"),
+    ("landlock", "linux/"),
     ("libcontainer", "linux/"),
     ("libcgroups", "linux/"),
     ("libseccomp", "linux/"),

@@ -221,6 +221,7 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
         mounts: spec.mounts().as_deref().unwrap_or_default(),
         masked: linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default(),
         hooks: early,
+        stale: false,
         exec: false,
         root: root.as_fd(),
         bundle: &bundle.dir,
@@ -302,3 +303,7 @@ impl Console {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

@@ -70,7 +70,13 @@ fn wished(
             }
         };
     }
+    // Kubernetes gives a pod's annotations to each of its containers, native ones too (crun #829).
+    let in_a_pod =
+        get("io.kubernetes.cri.container-type").or(get("io.kubernetes.cri-o.ContainerType")).is_some();
     match get("module.wasm.image/variant") {
+        Some("compat") if in_a_pod => {
+            return Ok(smart(name, "annotation module.wasm.image/variant=compat", true));
+        }
         Some("compat") => return Ok(wasm("annotation module.wasm.image/variant=compat".to_owned(), true)),
         Some("compat-smart") => {
             return Ok(smart(name, "annotation module.wasm.image/variant=compat-smart", true));
@@ -242,6 +248,17 @@ mod tests {
         let unknown = said(&[("run.oci.handler", "krun")], "runw", None, "/a").unwrap_err().to_string();
         assert!(unknown.contains("run.oci.handler") && unknown.contains("krun"));
         assert_eq!(said(&[("module.wasm.image/variant", "x")], "runw", None, "/a").unwrap(), Wish::Auto);
+    }
+
+    #[test]
+    fn compat_of_a_pod_is_each_container_s_and_no_more_than_smart() {
+        for key in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
+            let wish = |name| {
+                said(&[(key, "container"), ("module.wasm.image/variant", "compat")], "runw", None, name)
+            };
+            assert_eq!(wish("/envoy").unwrap(), Wish::Auto);
+            assert!(is_wasm(wish("/a.wasm"), true));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::sys;
 
 /// The sets as bits. What cannot be had is in none of them, and is named by `warnings`.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     bounding: u64,
     effective: u64,
@@ -57,6 +57,24 @@ impl Caps {
         caps.unraisable = caps.ambient & !raisable;
         caps.ambient &= raisable;
         Ok(caps)
+    }
+
+    /// What of them WASI has a use for: the files of others, and low ports. It has no call that changes an owner, and
+    /// none for what the rest permit, so those could only serve whoever breaks out of the engine.
+    pub fn of_a_guest(&self) -> Caps {
+        use caps::Capability::{
+            CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_NET_BIND_SERVICE,
+        };
+        let useful = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_NET_BIND_SERVICE];
+        let useful = useful.iter().fold(0, |bits, cap| bits | cap.bitmask());
+        Caps {
+            bounding: self.bounding & useful,
+            effective: self.effective & useful,
+            inheritable: self.inheritable & useful,
+            permitted: self.permitted & useful,
+            ambient: self.ambient & useful,
+            ..*self
+        }
     }
 
     /// What of the configuration the process will not have.
@@ -164,6 +182,16 @@ mod tests {
         assert_eq!((caps.bounding, caps.effective, caps.permitted), (1 << 0, 1 << 5, 1 << 5));
         assert_eq!((caps.inheritable, caps.ambient), (0, 0));
         assert_eq!(caps.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn a_guest_has_what_wasi_has_a_use_for() {
+        let all = [Chown, Kill, Capability::SysAdmin, Capability::DacOverride, Capability::NetBindService];
+        let guest = Caps::within(&sets(&all, &all, &all, &all), u64::MAX, true).unwrap().of_a_guest();
+        let useful = 1 << 1 | 1 << 10;
+        assert_eq!((guest.bounding, guest.effective, guest.permitted), (useful, useful, useful));
+        assert_eq!((guest.inheritable, guest.ambient), (useful, useful));
+        assert_eq!(Caps::default().of_a_guest(), Caps::default());
     }
 
     #[test]

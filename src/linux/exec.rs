@@ -238,6 +238,7 @@ fn child(
         dumpable: inherited.unprivileged,
         in_running: true,
         keep_groups: exec.keep_groups,
+        hooks_first: false,
         hold: Vec::new(),
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)

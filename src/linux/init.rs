@@ -86,6 +86,7 @@ fn live(
         dumpable: !privileged,
         in_running: false,
         keep_groups: create.keep_groups,
+        hooks_first: has_start_hooks(create),
         hold: start_hooks_output(create),
     };
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
@@ -229,8 +230,11 @@ fn wait_for_start(listener: &OwnedFd) -> Result<()> {
 
 /// While it waits, init holds a file of the host's for no other reason.
 fn start_hooks_output(create: &Create<'_>) -> Vec<RawFd> {
-    let hooks = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-    if hooks.is_some() { create.hook_output.fds() } else { Vec::new() }
+    if has_start_hooks(create) { create.hook_output.fds() } else { Vec::new() }
+}
+
+fn has_start_hooks(create: &Create<'_>) -> bool {
+    create.spec.hooks().as_ref().is_some_and(|hooks| hooks.start_container().is_some())
 }
 
 fn start_hooks(create: &Create<'_>) -> Result<()> {

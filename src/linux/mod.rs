@@ -12,10 +12,14 @@ pub mod exec;
 pub mod fds;
 pub mod foreground;
 mod guest_filter;
+mod guest_landlock;
 mod guest_tree;
 pub mod hooks;
 mod init;
 pub mod kernel_file;
+
+#[cfg(test)]
+pub mod intruder;
 mod labels;
 pub mod lifecycle;
 mod namespaces;

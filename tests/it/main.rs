@@ -33,5 +33,8 @@ mod unified;
 mod verbs;
 mod wasm;
 mod wasm_files;
+mod wasm_hostile;
 mod wasm_http;
 mod wasm_network;
+mod wasm_process;
+mod wasm_selection;

@@ -16,7 +16,7 @@ use super::host::Host;
 use super::serve::Server;
 use super::world::{self, Program, Role};
 use super::{Kind, engine, load};
-use crate::seam::Granted;
+use crate::seam::{Granted, Network};
 
 pub struct Guest {
     artifact: Option<OwnedFd>,
@@ -29,6 +29,7 @@ pub struct Guest {
 struct Ready {
     job: Job,
     keeps: Vec<RawFd>,
+    network: Network,
 }
 
 enum Job {
@@ -59,6 +60,9 @@ impl Guest {
             open_fds(&own_fds)?.into_iter().filter(|fd| !ours.contains(fd)).collect();
 
         let grants = grants(&self.given)?;
+        // WASI 0.1 makes no sockets.
+        let network =
+            if self.kind == Kind::Core { Network::default() } else { grants.network.of_the_kernel() };
         let job = match self.kind {
             Kind::Core => {
                 let engine = engine::engine(self.kind.profile())?;
@@ -71,7 +75,7 @@ impl Guest {
         drop(tree);
         let mut keeps = open_fds(&own_fds)?;
         keeps.retain(|fd| *fd != own_fds.as_raw_fd() && !before.contains(fd));
-        self.ready = Some(Ready { job, keeps });
+        self.ready = Some(Ready { job, keeps, network });
         Ok(())
     }
 
@@ -106,6 +110,10 @@ impl Guest {
                 Ok(Job::Serve(Box::new(Server::new(engine, pre, host, instances)?)))
             }
         }
+    }
+
+    pub fn network(&self) -> Network {
+        self.ready.as_ref().map(|ready| ready.network.clone()).unwrap_or_default()
     }
 
     /// What signals that ask for an end are written to; `None`: they end the process.
