@@ -22,6 +22,7 @@ use wasmtime_wasi_http::handler::{
 
 use super::host::{Host, State};
 use super::serve::say;
+use super::world::{NO_FUEL, is_out_of_fuel};
 
 /// `wasmtime serve`'s defaults for 0.3.
 const REUSE: usize = 128;
@@ -67,8 +68,11 @@ impl HandlerState for Instances {
         let mut store =
             self.host.store(&self.engine).map_err(|error| wasmtime::Error::msg(format!("{error:#}")))?;
         let proxy = self.pre.instantiate_async(&mut store).await?;
+        let fuel = self.host.grants.limits.fuel;
         let (reuse, at_once) = match self.pre {
             ProxyPre::P2(_) => (1, 1),
+            // What is left of it is the store's, so requests with a limit take turns.
+            ProxyPre::P3(_) if fuel.is_some() => (REUSE, 1),
             ProxyPre::P3(_) => (REUSE, AT_ONCE),
         };
         let serve = &self.host.grants.serve;
@@ -77,6 +81,7 @@ impl HandlerState for Instances {
             reuse: serve.reuse.unwrap_or(reuse),
             at_once,
             limit,
+            fuel,
             _held: (place, busy, self.alive.clone()),
         };
         let expiration = Expiration { limit, timer: Box::pin(tokio::time::sleep(FOR_EVER)) };
@@ -89,6 +94,7 @@ pub struct Life {
     reuse: usize,
     at_once: usize,
     limit: Duration,
+    fuel: Option<u64>,
     _held: (OwnedSemaphorePermit, Beat, mpsc::Sender<Infallible>),
 }
 
@@ -106,16 +112,22 @@ impl WorkerState for Life {
 
     fn on_request_start(
         &self,
-        _store: StoreContextMut<'_, State>,
+        mut store: StoreContextMut<'_, State>,
         (): (),
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        if let Some(fuel) = self.fuel {
+            // It fails only where the engine does not count.
+            let _ = store.set_fuel(fuel);
+        }
         Box::pin(tokio::time::sleep(self.limit))
     }
 
     fn drop(&self, store: Store<State>, result: Result<()>) {
-        if let Err(error) = result {
-            say(&format!("Error: {error:?}"));
+        match result {
+            Err(error) if is_out_of_fuel(&error) => say(NO_FUEL),
+            Err(error) => say(&format!("Error: {error:?}")),
+            Ok(()) => {}
         }
         drop(store);
     }
