@@ -27,6 +27,9 @@ pub fn engine(profile: Profile, fuel: bool) -> anyhow::Result<Engine> {
     Engine::new(&config(profile, fuel)).map_err(plain)
 }
 
+/// Bytes of a table that stay with its slot between instances.
+const KEPT_TABLE: usize = 16 << 10;
+
 /// For `instances` at once of what needs `required`. Memories keep their place in the address space, which on most
 /// machines is large enough; where it is not, or RLIMIT_AS is in the way, the usual allocator does.
 pub fn pooled(instances: u32, required: &ResourcesRequired, fuel: bool) -> anyhow::Result<Engine> {
@@ -41,6 +44,8 @@ pub fn pooled(instances: u32, required: &ResourcesRequired, fuel: bool) -> anyho
     pool.max_tables_per_component(required.num_tables).max_tables_per_module(required.num_tables.max(1));
     let elements = required.max_initial_table_size.and_then(|size| usize::try_from(size).ok());
     pool.table_elements(elements.unwrap_or_default().max(20_000));
+    // Zeroing what a table had costs less than to give its pages back and to fault them in again.
+    pool.table_keep_resident(KEPT_TABLE);
     let usual = config(Profile::Concurrent, fuel);
     let mut config = usual.clone();
     config.allocation_strategy(pool);
