@@ -22,6 +22,7 @@ const HOMES: &[(&str, &str)] = &[
     ("wasmtime*", "executor/wasm/"),
     ("hickory*", "executor/wasm/"),
     ("hyper*", "executor/wasm/"),
+    ("redb", "executor/wasm/stores.rs"),
     ("rustls", "executor/wasm/"),
     ("tokio*", "executor/wasm/"),
     ("landlock", "linux/"),

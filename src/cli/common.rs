@@ -28,7 +28,13 @@ pub fn driver(globals: &Globals) -> Driver {
 
 /// What `linux` lends to the executors.
 pub fn host(globals: &Globals) -> Host<'static> {
-    Host { confine: &confine::run, execve: sys::execve, rootless: globals.rootless, settings: None }
+    Host {
+        confine: &confine::run,
+        execve: sys::execve,
+        exit: sys::exit_now,
+        rootless: globals.rootless,
+        settings: None,
+    }
 }
 
 pub const SIGKILL: i32 = 9;
@@ -52,6 +58,16 @@ pub fn memory_limit(spec: &Spec) -> Option<u64> {
         .limit()
         .and_then(|limit| u64::try_from(limit).ok())
         .filter(|limit| *limit > 0)
+}
+
+/// CPUs that the quota is worth, rounded up.
+pub fn cpus(spec: &Spec) -> Option<u64> {
+    // The kernel's own period where only a quota is given.
+    const PERIOD: u64 = 100_000;
+    let cpu = spec.linux().as_ref()?.resources().as_ref()?.cpu().as_ref()?;
+    let quota = u64::try_from(cpu.quota()?).ok().filter(|quota| *quota > 0)?;
+    let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
+    Some(quota.div_ceil(period))
 }
 
 /// The runtime-spec State document, as hooks read it.

@@ -226,6 +226,7 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
         root: root.as_fd(),
         bundle: &bundle.dir,
         memory: common::memory_limit(spec),
+        cpus: common::cpus(spec),
         called_as: &common::called_as(globals),
         handler: globals.handler.as_deref(),
         host: common::host(globals),

@@ -173,6 +173,7 @@ fn enter(
         root: root.as_fd(),
         bundle: &entry.record.bundle,
         memory: common::memory_limit(spec),
+        cpus: common::cpus(spec),
         called_as: &common::called_as(globals),
         handler: globals.handler.as_deref(),
         host: common::host(globals),

@@ -2,6 +2,7 @@
 //! verbs' stories are in files of their own; no kernel calls here.
 
 pub mod argv;
+pub mod cache;
 pub mod checkpoint;
 mod common;
 pub mod completion;
@@ -120,6 +121,7 @@ macro_rules! verb {
 }
 
 const VERBS: &[Verb] = &[
+    verb!(cache, "show, prune or fill the cache of compiled WebAssembly"),
     verb!(checkpoint, "checkpoint a running container"),
     verb!(completion, "print a script that completes runw's command line in a shell"),
     verb!(create, "create a container", "runw create failed", 1),

@@ -16,10 +16,9 @@ mod guest_landlock;
 mod guest_tree;
 pub mod hooks;
 mod init;
-pub mod kernel_file;
-
 #[cfg(test)]
 pub mod intruder;
+pub mod kernel_file;
 mod labels;
 pub mod lifecycle;
 mod namespaces;
