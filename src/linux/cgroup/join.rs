@@ -18,9 +18,28 @@ pub struct Joiner {
     tasks: Vec<OwnedFd>,
     /// The v2 directory.
     v2: Option<OwnedFd>,
+    /// The parent moves the process later, before it says the first `Go`.
+    adopted: bool,
+}
+
+/// When the process is where it belongs, so that it may make its cgroup namespace.
+#[derive(Clone, Copy)]
+pub struct Placing {
+    /// The clone alone does it: pure v2.
+    pub by_clone: bool,
+    /// It is there before its parent says the first `Go`, and so is what an intermediate process clones.
+    pub before_go: bool,
 }
 
 impl Cgroup {
+    /// For the container's first process.
+    pub fn joiner_of_init(&self) -> Result<Joiner> {
+        match self.unit {
+            Some(_) => Ok(Joiner { adopted: true, ..Joiner::default() }),
+            None => self.joiner(&[]),
+        }
+    }
+
     /// `subs` is `exec --cgroup`: one cgroup below the container's, or on v1 any number of
     /// `CONTROLLER[,CONTROLLER]:PATH`, each for its controllers only. They must exist.
     pub fn joiner(&self, subs: &[String]) -> Result<Joiner> {
@@ -36,7 +55,7 @@ impl Cgroup {
             }
         }
         let place = |dir: &Path, controllers: &[String]| below(dir, subs.of(controllers));
-        let mut joiner = Joiner { tasks: Vec::new(), v2: None };
+        let mut joiner = Joiner::default();
         for hierarchy in &self.v1 {
             let file = place(&hierarchy.dir, &hierarchy.controllers)?.join("tasks");
             joiner.tasks.extend(self.open(&file)?);
@@ -137,9 +156,8 @@ impl Joiner {
         self.v2.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether the clone alone puts the child where it belongs: pure v2.
-    pub fn is_complete_by_clone(&self) -> bool {
-        self.v2.is_some() && self.tasks.is_empty()
+    pub fn placing(&self) -> Placing {
+        Placing { by_clone: self.v2.is_some() && self.tasks.is_empty(), before_go: !self.adopted }
     }
 
     /// Called by the child, which was cloned with `into_cgroup` and has one thread. Allocates and opens nothing.
