@@ -52,10 +52,8 @@ fn both<T>(c: &Container, job: impl Fn(&Peer) -> T) -> Option<(T, T)> {
 fn masked(text: &str) -> String {
     let mut rest = text;
     let mut out = String::new();
-    while let Some((at, key)) = ["\"pid\":", "\"created\":", "\"owner\":"]
-        .iter()
-        .filter_map(|key| Some((rest.find(key)? + key.len(), *key)))
-        .min()
+    while let Some((at, key)) =
+        ["\"pid\":", "\"created\":"].iter().filter_map(|key| Some((rest.find(key)? + key.len(), *key))).min()
     {
         // A stopped container's pid is 0, and that is not masked.
         let value = rest[at..].find([',', '\n', '}']).map_or(rest.len(), |end| at + end);

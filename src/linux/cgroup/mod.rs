@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use join::{Joiner, Placing};
 use limits::Write;
 pub use oom::Happened;
-pub use stats::Stats;
+pub use stats::{Stats, zero};
 
 use crate::log;
 

@@ -79,7 +79,6 @@ fn in_cgroup(
     console: Option<OwnedFd>,
     journal: &mut dyn Journal,
 ) -> Result<Init> {
-    external_mounts(restore, plan, &mut options)?;
     // In a mount namespace of its own the staged root is seen by nobody else and goes with it.
     let own_mounts = Plan { new: libc::CLONE_NEWNS, joined: Vec::new() };
     let launch = Launch {
@@ -100,6 +99,7 @@ fn in_cgroup(
     restore.cgroup.adopt(criu.pid, resources)?;
     // What CRIU clones is in its group.
     rdt.map_or(Ok(()), |rdt| rdt.create(criu.pid))?;
+    external_mounts(restore, plan, &mut options)?;
     options.cg_root = cgroup_roots(criu.pid)?;
 
     let mut init = None;
