@@ -14,7 +14,8 @@ const DELEGATE: &str = "run.oci.delegate-cgroup";
 const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 const SECCOMP_RECEIVER: &str = "run.oci.seccomp.receiver";
 
-/// `run.oci.systemd.subgroup` names a part of what the systemd driver makes; with cgroupfs crun too leaves it be.
+/// `run.oci.systemd.subgroup` names a part of what the systemd driver makes, which reads it itself; with cgroupfs crun
+/// too leaves it be.
 const KNOWN: &[&str] = &[
     HOOKS_STDOUT,
     HOOKS_STDERR,

@@ -112,9 +112,7 @@ fn config(annotation: Option<&String>) -> Option<PathBuf> {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     warn_rootless(globals);
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
-    let status = common::status(&entry)?;
+    let (entry, status) = common::hold(globals, &args.id)?;
     let (Some(init), Status::Running | Status::Paused) = (entry.record.init, status) else {
         bail!("Container cannot be checkpointed in {} state", status.as_str())
     };

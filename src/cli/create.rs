@@ -182,7 +182,9 @@ fn fill(
 pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Result<Cgroup> {
     let spec = &bundle.spec;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroup = Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless)?;
+    let annotations = spec.annotations().as_ref();
+    let cgroup =
+        Cgroup::plan(&entry.record.id, path, common::driver(globals), globals.rootless, annotations)?;
     entry.record.oci_version = spec.version().clone();
     entry.record.bundle.clone_from(&bundle.dir);
     entry.record.rootfs.clone_from(&bundle.rootfs);

@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use super::{Globals, common};
 use crate::linux::cgroup::{Cgroup, Happened, Stats};
+use crate::linux::rdt;
 use crate::log;
 use crate::seam::Status;
 
@@ -41,16 +43,25 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         bail!("container with id {} is not running", args.id);
     }
     let cgroup = common::cgroup(&entry)?.context("the container has no cgroup")?;
+    let spec = common::saved_spec(&entry)?;
     if args.stats {
-        emit("stats", &args.id, Some(cgroup.stats()?))?;
+        emit("stats", &args.id, Some(collect(&args.id, &spec, &cgroup)?))?;
     } else {
-        watch(&args.id, args.interval, &cgroup)?;
+        watch(&args.id, args.interval, &spec, &cgroup)?;
     }
     Ok(0)
 }
 
+fn collect(id: &str, spec: &Spec, cgroup: &Cgroup) -> Result<Stats> {
+    let mut stats = cgroup.stats()?;
+    if let Some(rdt) = rdt::find(id, spec.linux().as_ref())? {
+        stats.intel_rdt = rdt.stats()?;
+    }
+    Ok(stats)
+}
+
 /// Until the cgroup is removed, or nobody reads any more.
-fn watch(id: &str, interval: Duration, cgroup: &Cgroup) -> Result<()> {
+fn watch(id: &str, interval: Duration, spec: &Spec, cgroup: &Cgroup) -> Result<()> {
     let mut oom = cgroup.watch_oom()?;
     let mut next = Instant::now() + interval;
     loop {
@@ -60,7 +71,7 @@ fn watch(id: &str, interval: Duration, cgroup: &Cgroup) -> Result<()> {
             Happened::Nothing if Instant::now() < next => true,
             Happened::Nothing => {
                 next = Instant::now() + interval;
-                match cgroup.stats() {
+                match collect(id, spec, cgroup) {
                     Ok(stats) => emit("stats", id, Some(stats))?,
                     Err(error) => {
                         log::warn(&crate::error::line(&error));

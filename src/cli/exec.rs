@@ -36,8 +36,8 @@ pub struct Args {
     #[arg(short, long)]
     pub tty: bool,
     /// User of the process, numeric
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
-    pub user: Option<User>,
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
     /// Additional gid
     #[arg(short = 'g', long, value_name = "GID")]
     pub additional_gids: Vec<u32>,
@@ -96,7 +96,7 @@ fn parse_user(text: &str) -> Result<User> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         // u32::MAX is (uid_t)-1, "no change" for setresuid(2).
         let number = text.parse::<u32>().ok().filter(|id| digits && *id != u32::MAX);
-        number.with_context(|| format!("user: {text:?} is not a numeric id"))
+        number.with_context(|| format!("--user: {text:?} is not a numeric id"))
     };
     match text.split_once(':') {
         None => Ok(User { uid: id(text)?, gid: None }),
@@ -260,7 +260,7 @@ fn from_flags(args: &Args, spec: &Spec) -> Result<Process> {
         process.set_selinux_label(Some(label.clone()));
     }
     let mut user = process.user().clone();
-    if let Some(User { uid, gid }) = args.user {
+    if let Some(User { uid, gid }) = args.user.as_deref().map(parse_user).transpose()? {
         user.set_uid(uid);
         user.set_gid(gid.unwrap_or(user.gid()));
     }
@@ -283,8 +283,10 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     let mut sets = process.capabilities().clone().unwrap_or_default();
     for name in names {
         let short = name.strip_prefix("CAP_").unwrap_or(name);
-        let cap =
-            Capability::from_str(short).map_err(|_| anyhow::anyhow!("--cap: unknown capability {name}"))?;
+        let Ok(cap) = Capability::from_str(short) else {
+            log::warn(&format!("--cap: ignoring unknown capability {name}"));
+            continue;
+        };
         let with = |set: &Option<std::collections::HashSet<Capability>>| {
             Some(set.iter().flatten().copied().chain([cap]).collect())
         };

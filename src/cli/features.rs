@@ -104,7 +104,7 @@ fn features() -> Features {
         linux: Linux {
             namespaces: NAMESPACES,
             capabilities: about::capability_names(),
-            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
+            cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
             seccomp: Seccomp {
                 enabled: true,
                 actions: ACTIONS,

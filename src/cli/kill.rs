@@ -19,19 +19,20 @@ pub struct Args {
     #[arg(value_name = "CONTAINER-ID")]
     pub id: String,
     /// Name (KILL, SIGKILL, RTMIN+1) or number
-    #[arg(default_value = "SIGTERM", value_parser = parse_signal)]
-    pub signal: i32,
+    #[arg(default_value = "SIGTERM")]
+    pub signal: String,
 }
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     for id in common::matching(globals, &args.id, args.regex)? {
-        one(&id, args.signal, args.all, globals)?;
+        one(&id, &args.signal, args.all, globals)?;
     }
     Ok(0)
 }
 
-fn one(id: &str, signal: i32, all: bool, globals: &Globals) -> Result<()> {
+fn one(id: &str, signal: &str, all: bool, globals: &Globals) -> Result<()> {
     let entry = globals.root.load(id)?;
+    let signal = parse_signal(signal)?;
     let status = common::status(&entry)?;
     let cgroup = common::cgroup(&entry)?;
     if all {

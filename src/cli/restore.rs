@@ -93,6 +93,7 @@ fn fill(
     let wishes = Wishes { tcp_close: args.tcp_close, ..args.images.wishes(annotation) };
     let hook_output = common::hook_output(&record)?;
     let restore = Restore {
+        id: &record.id,
         wishes: &wishes,
         places: args.images.places(),
         spec: &bundle.spec,

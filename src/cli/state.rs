@@ -13,7 +13,9 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let entry = globals.root.load(&args.id)?;
-    let document = entry.record.document(super::common::status(&entry)?);
+    let mut document = entry.record.document(super::common::status(&entry)?);
+    // runc tells the owner in `list` alone.
+    document.owner.clear();
     // No newline at the end, as runc.
     super::print(&super::go_json(&serde_json::to_string_pretty(&document)?))?;
     Ok(0)

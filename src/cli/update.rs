@@ -80,9 +80,8 @@ pub struct Args {
 
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let (asked, mut resources) = asked(&args)?;
-    let mut entry = globals.root.load(&args.id)?;
-    entry.lock()?;
-    if common::status(&entry)? == Status::Stopped {
+    let (entry, status) = common::hold(globals, &args.id)?;
+    if status == Status::Stopped {
         bail!("container not running");
     }
     let cgroup = common::cgroup(&entry)?.context("the container has no cgroup")?;
@@ -92,13 +91,14 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     ensure!(config.is_object() && (config["linux"].is_object() || config["linux"].is_null()), context());
 
     let stored = &mut config["linux"]["resources"];
+    let before = serde_json::from_value(stored.clone()).ok();
     complete(&mut resources, stored);
     merge(stored, &asked);
     let linux = rdt_from_flags(&args, &mut config["linux"])?;
     let rdt = rdt::find(&args.id, linux.as_ref())?;
     // Written first: what the kernel has and what we remember must not part for want of disk space.
     let staged = entry.stage_config(&serde_json::to_vec(&config)?)?;
-    cgroup.update(&resources)?;
+    cgroup.update(&resources, before.as_ref())?;
     if let (Some(rdt), Some(init)) = (rdt, entry.record.init) {
         rdt.update(init.pid)?;
     }

@@ -94,13 +94,15 @@ pub fn create(
     let listener = listen(create.start_socket)?;
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
-    let ready = delegate(create, &plan);
-    let joiner = ready.and_then(|()| create.cgroup.joiner(&[]));
+    let joiner = create.cgroup.joiner_of_init();
     let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
         Ok((Side::Child(channel), joiner)) => {
+            let placing = joiner.placing();
+            // `init` closes what it does not keep, and who closes a number again may close another's.
+            std::mem::forget(joiner);
             let inherited =
-                Inherited { plan, joiner, sources, attributes, filter, listener, console, privileged };
+                Inherited { plan, placing, sources, attributes, filter, listener, console, privileged };
             init::run(create, inherited, channel, workload)
         }
         Ok((Side::Parent(spawned), _)) => spawned,
@@ -152,16 +154,15 @@ fn attend(
     let pid = spawned.process.pid;
     let linux = create.spec.linux().as_ref();
     journal.cloned(spawned.process)?;
+    create.cgroup.adopt(pid, linux.and_then(|l| l.resources().as_ref()))?;
+    delegate(create, plan)?;
     rdt.map_or(Ok(()), |rdt| rdt.create(pid))?;
     if plan.makes(libc::CLONE_NEWUSER) {
         let (uids, gids) = namespaces::id_maps(linux);
         namespaces::write_id_maps(pid, uids, gids)?;
     }
     process::set_oom_score_adj(pid, create.process)?;
-    if let Some(devices) = linux.and_then(|l| l.net_devices().as_ref()).filter(|devices| !devices.is_empty())
-    {
-        netdev::move_all(devices, plan.network_of(pid)?.as_fd())?;
-    }
+    netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     loop {
         let Some(message) = spawned.channel.receive()? else {

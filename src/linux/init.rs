@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, bail};
 
 use super::attributes::{self, Attributes};
-use super::cgroup::Joiner;
+use super::cgroup::Placing;
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
 use super::hooks::{self, Place};
@@ -20,7 +20,7 @@ use crate::seam::{Status, Workload};
 /// What the child has of its parent's.
 pub struct Inherited {
     pub plan: Plan,
-    pub joiner: Joiner,
+    pub placing: Placing,
     pub sources: Sources,
     pub attributes: Attributes,
     pub filter: Option<Filter>,
@@ -71,7 +71,7 @@ fn live(
     channel: Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
-    let Inherited { plan, joiner, sources, attributes, filter, listener, console, privileged } = inherited;
+    let Inherited { plan, placing, sources, attributes, filter, listener, console, privileged } = inherited;
     // They can only be opened once the kernel has made, and locked, the container's copies of their mounts.
     let sources = if privileged && plan.has_user() { None } else { Some(sources) };
     let mut entering = Entering {
@@ -89,7 +89,7 @@ fn live(
         hooks_first: has_start_hooks(create),
         hold: start_hooks_output(create),
     };
-    let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
+    let made = prepare(create, plan, placing, sources, console, &mut entering, workload)
         // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
         .and_then(|()| channel.send(Tag::Ready, &[], None))
         .and_then(|()| channel.expect_plain(Tag::Go));
@@ -107,7 +107,7 @@ fn live(
 fn prepare(
     create: &Create<'_>,
     plan: Plan,
-    joiner: Joiner,
+    placing: Placing,
     sources: Option<Sources>,
     console: Option<OwnedFd>,
     entering: &mut Entering<'_>,
@@ -117,9 +117,7 @@ fn prepare(
     // The parent has written the id maps.
     channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
-    spawn::settle(&plan, &joiner, channel)?;
-    // `let_go` has closed what is in it.
-    std::mem::forget(joiner);
+    spawn::settle(&plan, placing, channel)?;
     if rustix::process::getpid().is_init() {
         // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
         // the default actions back.

@@ -3,14 +3,14 @@
 //! kernel does so as it moves an interface, and one that it does not move stays as it was. IPv6 addresses would be gone.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
-use oci_spec::runtime::LinuxNetDevice;
+use oci_spec::runtime::{LinuxNetDevice, Spec};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 
-use super::namespaces;
+use super::namespaces::{self, Plan};
 use super::netlink::{Netlink, attributes, push_attribute};
 
 const RTM_SETLINK: u16 = 19;
@@ -27,8 +27,16 @@ const NLM_F_CREATE: u16 = 0x400;
 /// struct ifaddrmsg.
 const ADDRESS_HEADER: usize = 8;
 
+/// Moves the spec's, if it has any, to where `pid`, the container's init, is or will be.
+pub fn move_into(spec: &Spec, plan: &Plan, pid: i32) -> Result<()> {
+    match spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()) {
+        Some(devices) if !devices.is_empty() => move_all(devices, plan.network_of(pid)?.as_fd()),
+        _ => Ok(()),
+    }
+}
+
 /// Moves them all. None is touched when one is missing: what went into a new namespace is lost with it.
-pub fn move_all(devices: &HashMap<String, LinuxNetDevice>, netns: BorrowedFd<'_>) -> Result<()> {
+fn move_all(devices: &HashMap<String, LinuxNetDevice>, netns: BorrowedFd<'_>) -> Result<()> {
     let mut here = Netlink::open()?;
     let mut there = namespaces::in_network(netns, Netlink::open)?;
     let mut found = Vec::new();

@@ -1,6 +1,8 @@
 //! `linux.intelRdt`: the container's group in the resctrl file system, which gives it its share of the cache and of the
 //! memory bandwidth. The host mounts resctrl; a group is a directory there. runc: libcontainer/intelrdt.
 
+mod stats;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Linux, LinuxIntelRdt};
 
 use super::rootfs;
+pub use stats::Stats;
 
 /// What is asked for, on a host that has it.
 pub struct Rdt<'a> {

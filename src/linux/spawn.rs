@@ -7,7 +7,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use super::cgroup::Joiner;
+use super::cgroup::{Joiner, Placing};
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
 use super::{foreground, kernel_file, sys};
@@ -35,11 +35,11 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     }
     if !plan.needs_intermediate() {
-        return clone(plan.clone_flags(joiner.is_complete_by_clone()), joiner);
+        return clone(plan.clone_flags(joiner.placing().by_clone), joiner);
     }
     match clone(0, joiner)? {
         Side::Parent(intermediate) => follow(intermediate).map(Side::Parent),
-        Side::Child(channel) => Ok(or_end(cross(plan, &channel), channel)),
+        Side::Child(channel) => Ok(or_end(cross(plan, joiner.placing(), &channel), channel)),
     }
 }
 
@@ -76,9 +76,11 @@ fn or_end(done: Result<()>, channel: Channel) -> Side {
 }
 
 /// In the intermediate process: join, make the real one as our sibling, say who it is, and go.
-fn cross(plan: &Plan, channel: &Channel) -> Result<()> {
+fn cross(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
     plan.join()?;
-    match sys::clone3(plan.clone_flags(true), None, true).context("clone the container's first process")? {
+    match sys::clone3(plan.clone_flags(placing.before_go), None, true)
+        .context("clone the container's first process")?
+    {
         sys::Cloned::Child => Ok(()),
         sys::Cloned::Parent { pid, .. } => {
             let sent = channel.send(Tag::Pid, &pid.to_ne_bytes(), None);
@@ -107,8 +109,8 @@ fn follow(intermediate: Spawned) -> Result<Spawned> {
 
 /// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone
 /// could not.
-pub fn settle(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<()> {
-    let made_by_clone = plan.needs_intermediate() || joiner.is_complete_by_clone();
+pub fn settle(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
+    let made_by_clone = plan.needs_intermediate() && placing.before_go || placing.by_clone;
     if plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER) {
         become_namespace_root()?;
     }

@@ -556,3 +556,245 @@ fn engines_find_it() {
     c.call(&["checkpoint", "--help"]).ok();
     c.call(&["restore", "--lsm-mount-context"]).refused(&["flag needs an argument"]);
 }
+
+/// What CRIU says in its log of what it was told to do (criu/config.c, check_options).
+#[test]
+fn what_is_passed_on_reaches_criu() {
+    if no_criu() {
+        return;
+    }
+    let work = |c: &Container, name: &str| std::fs::read_to_string(c.bundle.path().join("work").join(name));
+    let dump = [
+        ("--tcp-established", "Will dump/restore TCP connections"),
+        ("--link-remap", "Will allow link remaps on FS"),
+        ("--tcp-skip-in-flight", "Will skip in-flight TCP connections"),
+    ];
+    let c = up(Bundle::sh(COUNTER));
+    for (flag, said) in dump {
+        if flag != "--tcp-established" && kind() == Kind::Runc {
+            continue; // They came with runc 1.2.
+        }
+        checkpoint(&c, &["--leave-running", flag]).ok();
+        let log = work(&c, "dump.log").unwrap();
+        assert!(log.contains(said), "{flag}: {log}");
+    }
+    checkpoint(&c, &[]).ok();
+    let log = work(&c, "dump.log").unwrap();
+    assert!(dump.iter().all(|(_, said)| !log.contains(said)), "{log}");
+    for (flag, said) in [
+        ("--tcp-established", "Will dump/restore TCP connections"),
+        ("--tcp-close", "Will drop all TCP connections on restore"),
+    ] {
+        if flag == "--tcp-close" && kind() == Kind::Runc {
+            continue; // It came with runc 1.3.
+        }
+        let from = count(&c);
+        restore(&c, &[flag]).ok();
+        let log = work(&c, "restore.log").unwrap();
+        assert!(log.contains(said), "{flag}: {log}");
+        counts_on(&c, from);
+        c.call(&["delete", "--force", &c.id]).ok();
+    }
+}
+
+#[test]
+fn every_way_to_manage_cgroups_brings_it_back_into_its_own() {
+    if no_criu() || differs(Kind::Runc, "1.1.5 passes the mode on at checkpoint only, and knows no `ignore`")
+    {
+        return;
+    }
+    for mode in ["soft", "full", "strict", "ignore"] {
+        let c = up(Bundle::sh(COUNTER).edit(|c| c["linux"]["resources"]["pids"] = json!({"limit": 50})));
+        counts_on(&c, 0);
+        checkpoint(&c, &["--manage-cgroups-mode", mode]).ok();
+        let from = count(&c);
+        let flags = ["--manage-cgroups-mode", mode];
+        // Its cgroup is made first, which is what CRIU's `strict` forbids.
+        let flags = if mode == "strict" {
+            restore(&c, &flags).refused(&["Abort restore of existing cgroups"]);
+            nothing_left(&c);
+            &[]
+        } else {
+            &flags[..]
+        };
+        restore(&c, flags).ok();
+        counts_on(&c, from);
+        let inside = std::fs::read_to_string(c.cgroup("pids").join("cgroup.procs")).unwrap();
+        assert!(inside.lines().any(|pid| pid == c.pid().to_string()), "{mode}: {inside}");
+        assert_eq!(c.limit("pids", "pids.max"), "50", "{mode}");
+        c.call(&["delete", "--force", &c.id]).ok();
+        nothing_left(&c);
+    }
+}
+
+/// Open, with another name, and the name it was opened by gone.
+const REMAPPED: &str = r#"
+    #include <fcntl.h>
+    #include <unistd.h>
+    int main(void) {
+        int fd = open("/tmp/opened", O_CREAT | O_RDWR, 0600);
+        if (link("/tmp/opened", "/tmp/other") || unlink("/tmp/opened")) return 9;
+        for (;;) { write(fd, "x", 1); usleep(20000); }
+    }"#;
+
+#[test]
+fn a_file_whose_name_is_gone_needs_leave_to_be_linked() {
+    if no_criu() || differs(Kind::Runc, "1.1.5 has no --link-remap") {
+        return;
+    }
+    let c = up(Bundle::new(&["/bin/remap"]).program("remap", REMAPPED));
+    let written = || std::fs::metadata(c.bundle.rootfs().join("tmp/other")).map_or(0, |file| file.len());
+    until("it writes", || written() > 3);
+    checkpoint(&c, &[]).refused(&["criu failed"]);
+    assert_eq!(c.status(), "running");
+    checkpoint(&c, &["--link-remap"]).ok();
+    let before = written();
+    restore(&c, &[]).ok();
+    until("it writes on, into the same file", || written() > before + 3);
+}
+
+#[test]
+fn memory_that_was_restored_is_dropped_from_the_images_when_asked() {
+    if no_criu() || differs(Kind::Runc, "restore --auto-dedup opens the images for reading only in 1.1") {
+        return;
+    }
+    let held = |c: &Container| std::fs::metadata(images(c).join("pages-1.img")).unwrap().blocks();
+    let c = up(Bundle::sh(COUNTER));
+    counts_on(&c, 0);
+    checkpoint(&c, &[]).ok();
+    let before = held(&c);
+    let from = count(&c);
+    restore(&c, &["--auto-dedup"]).ok();
+    counts_on(&c, from);
+    assert!(before > 0 && held(&c) < before, "{before} blocks, then {}", held(&c));
+}
+
+#[test]
+fn memory_goes_to_a_page_server() {
+    if no_criu() {
+        return;
+    }
+    let c = up(Bundle::sh(COUNTER));
+    counts_on(&c, 0);
+    let pages = c.bundle.outside("pages");
+    // CRIU takes no 0 for "any": one that is free now.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut server = Command::new("criu");
+    server.args(["page-server", "--address", "127.0.0.1", "--port", &port, "-v4", "-o", "server.log"]);
+    server.arg("--images-dir").arg(&pages).env("PATH", criu_path().unwrap());
+    let mut server = spawn(&mut server);
+    let log = || std::fs::read_to_string(pages.join("server.log")).unwrap_or_default();
+    until("the page server listens", || log().contains("Starting page server"));
+    checkpoint(&c, &["--page-server", &format!("127.0.0.1:{port}")]).ok();
+    server.wait().ok();
+    assert!(!images(&c).join("pages-1.img").exists());
+    for file in std::fs::read_dir(&pages).unwrap().map(Result::unwrap) {
+        if file.file_name().to_str().unwrap().starts_with("page") {
+            std::fs::copy(file.path(), images(&c).join(file.file_name())).unwrap();
+        }
+    }
+    let from = count(&c);
+    restore(&c, &[]).ok();
+    counts_on(&c, from);
+}
+
+#[test]
+fn a_pid_namespace_of_the_engine_s_is_joined_again() {
+    if no_criu() {
+        return;
+    }
+    let keep = || {
+        let keeper =
+            spawn(Command::new("unshare").args(["--pid", "--fork", "--kill-child", "sleep", "1000"]));
+        let pid = keeper.pid();
+        let children =
+            move || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        until("the keeper has made its namespace", || !children().is_empty());
+        let path = PathBuf::from(format!("/proc/{}/ns/pid", children().trim()));
+        (keeper, path)
+    };
+    let (first, second) = (keep(), keep());
+    let mut c = up(Bundle::sh(COUNTER).namespace("pid", Some(&first.1)));
+    counts_on(&c, 0);
+    checkpoint(&c, &[]).ok();
+    let namespaces = c.bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.iter_mut().find(|n| n["type"] == "pid").unwrap()["path"] = json!(second.1);
+    c.bundle.save();
+    let from = count(&c);
+    restore(&c, &[]).ok();
+    counts_on(&c, from);
+    assert_eq!(namespace_of(c.pid(), "pid"), std::fs::metadata(&second.1).unwrap().ino());
+}
+
+#[test]
+fn security_labels_of_a_restore_reach_criu() {
+    if no_criu() || differs(Kind::Runc, "1.1.5 asks its own LSM first") {
+        return;
+    }
+    if Path::new("/sys/kernel/security/apparmor").exists() || Path::new("/sys/fs/selinux").exists() {
+        return skip("what CRIU says to a label is known without a security module only");
+    }
+    let c = up(Bundle::sh(COUNTER));
+    counts_on(&c, 0);
+    checkpoint(&c, &[]).ok();
+    for (profile, said) in [("apparmor:x", "apparmor"), ("selinux:x", "selinux")] {
+        restore(&c, &["--lsm-profile", profile]).refused(&["criu failed"]);
+        let log = std::fs::read_to_string(c.bundle.path().join("work/restore.log")).unwrap();
+        assert!(log.to_lowercase().contains(&format!("{said} lsm specified but")), "{log}");
+        nothing_left(&c);
+    }
+    let from = count(&c);
+    restore(&c, &["--lsm-mount-context", "system_u:object_r:container_file_t:s0"]).ok();
+    counts_on(&c, from);
+}
+
+#[test]
+fn network_devices_are_moved_again_into_the_new_namespace() {
+    if no_criu() || runw_only("linux.netDevices") {
+        return;
+    }
+    let host = keeper(&["--net"]);
+    let within = |command: &Command| {
+        let mut inside = Command::new("nsenter");
+        inside
+            .args(["-t", &host.pid().to_string(), "--net"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        inside.env("PATH", criu_path().unwrap());
+        inside
+    };
+    let ip = |words: &str| run(&mut within(Command::new("ip").args(words.split(' ')))).code;
+    let device = || ip("link add d0 type veth peer name d1") == 0 && ip("addr add 10.98.0.1/24 dev d0") == 0;
+    if !device() {
+        return skip("no veth");
+    }
+    let c = Container::new(
+        Bundle::sh(COUNTER).edit(|c| c["linux"]["netDevices"] = json!({"d0": {"name": "e0"}})),
+    );
+    let mut create = within(&c.run_command(&["--detach"]));
+    create.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(create.status().unwrap().success());
+    let address = || c.call(&["exec", &c.id, "ip", "-o", "addr", "show", "e0"]).ok().out;
+    assert!(address().contains("10.98.0.1/24"));
+    checkpoint(&c, &[]).ok();
+    let from = count(&c);
+    let again = |c: &Container| {
+        let mut command = within(&restore_command(c, &["--detach"]));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(std::fs::File::create(c.bundle.path().join("restore.err")).unwrap());
+        command.status().unwrap().success()
+    };
+    // It has gone with the namespace it was in: an engine makes another.
+    assert!(!again(&c));
+    let err = std::fs::read_to_string(c.bundle.path().join("restore.err")).unwrap();
+    assert!(err.contains("linux.netDevices.d0"), "{err}");
+    nothing_left(&c);
+    assert!(
+        device() && again(&c),
+        "{}",
+        std::fs::read_to_string(c.bundle.path().join("restore.err")).unwrap()
+    );
+    counts_on(&c, from);
+    assert!(address().contains("10.98.0.1/24"));
+    c.call(&["delete", "--force", &c.id]).ok();
+}

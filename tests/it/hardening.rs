@@ -715,7 +715,8 @@ struct Rootless {
 const USER: &str = "1000";
 
 impl Rootless {
-    fn new() -> Rootless {
+    /// None, with a skip, where ordinary users get no user namespace.
+    fn new() -> Option<Rootless> {
         let dir = tempfile::Builder::new().prefix("runw-rootless-").tempdir().expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         // The build directory may be closed to others.
@@ -730,7 +731,11 @@ impl Rootless {
         std::fs::copy(guest("probe.wasm"), dir.path().join("bundle/rootfs/app.wasm")).expect("copy");
         let user = Rootless { dir };
         user.give();
-        user
+        let able = run(user.as_user(Path::new("unshare")).args(["-Ur", "true"])).code == 0;
+        if !able {
+            skip("this machine gives no user namespaces to ordinary users");
+        }
+        able.then_some(user)
     }
 
     fn give(&self) {
@@ -786,12 +791,7 @@ impl Rootless {
 
 #[test]
 fn an_ordinary_user_s_containers() {
-    let user = Rootless::new();
-    let mut able = user.as_user(Path::new("unshare"));
-    if run(able.args(["-Ur", "true"])).code != 0 {
-        skip("this machine gives no user namespaces to ordinary users");
-        return;
-    }
+    let Some(user) = Rootless::new() else { return };
     if differs(Kind::Crun, "1.8 refuses hybrid cgroups") {
         return;
     }
@@ -851,12 +851,7 @@ impl Drop for Delegated {
 /// CVE-2023-25809: without a cgroup namespace the host's cgroups can be seen, and must not be writable.
 #[test]
 fn a_rootless_container_cannot_write_its_user_s_cgroups() {
-    let user = Rootless::new();
-    let mut able = user.as_user(Path::new("unshare"));
-    if run(able.args(["-Ur", "true"])).code != 0 {
-        skip("this machine gives no user namespaces to ordinary users");
-        return;
-    }
+    let Some(user) = Rootless::new() else { return };
     if differs(Kind::Crun, "1.8 refuses hybrid cgroups") {
         return;
     }

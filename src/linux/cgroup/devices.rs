@@ -132,6 +132,11 @@ impl List {
         Ok(list)
     }
 
+    /// All that is allowed, where nothing else is.
+    pub fn allowed(&self) -> Option<&[(Which, u8)]> {
+        (!self.allow_by_default).then_some(&self.exceptions)
+    }
+
     fn find(&self, which: Which) -> Option<usize> {
         self.exceptions.iter().position(|(have, _)| *have == which)
     }
@@ -236,7 +241,7 @@ fn write_lines(path: &Path, lines: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn letters(access: u8) -> String {
+pub fn letters(access: u8) -> String {
     let letter = |&(bit, _): &(u8, char)| access & bit != 0;
     [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|pair| letter(pair)).map(|pair| pair.1).collect()
 }

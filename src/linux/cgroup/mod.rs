@@ -2,6 +2,7 @@
 //! stored in the state, so that later commands find the cgroup wherever they are called from. Must not know of
 //! processes other than as numbers, nor of the container's life cycle.
 
+mod adopt;
 mod device_filter;
 mod devices;
 mod freezer;
@@ -11,6 +12,7 @@ mod oom;
 mod paths;
 mod signal;
 mod stats;
+mod systemd;
 mod tree;
 mod v1;
 mod v2;
@@ -26,10 +28,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 use serde::{Deserialize, Serialize};
 
-pub use join::Joiner;
+pub use join::{Joiner, Placing};
 use limits::Write;
 pub use oom::Happened;
-pub use stats::Stats;
+pub use stats::{Stats, zero};
 
 use crate::linux::kernel_file;
 use crate::log;
@@ -60,6 +62,17 @@ pub struct Cgroup {
     rootless: bool,
     /// Rootless and not told where: what may not be made is left out, as in runc, unless a limit needs it.
     lenient: bool,
+    /// With the systemd driver.
+    #[serde(default)]
+    unit: Option<systemd::Unit>,
+}
+
+/// What is to be done to the directories, judged without the machine.
+struct Orders {
+    writes: Vec<Write>,
+    rules: Vec<devices::Rule>,
+    /// On v1.
+    list: Option<devices::List>,
 }
 
 /// A hierarchy as a container sees it when it mounts cgroup v1.
@@ -84,24 +97,46 @@ fn existing(dir: &Path) -> PathBuf {
 }
 
 impl Cgroup {
-    /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once.
-    pub fn plan(id: &str, cgroups_path: Option<&Path>, driver: Driver, rootless: bool) -> Result<Cgroup> {
+    /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once; asks a user's systemd where it is.
+    pub fn plan(
+        id: &str,
+        cgroups_path: Option<&Path>,
+        driver: Driver,
+        rootless: bool,
+        annotations: Option<&HashMap<String, String>>,
+    ) -> Result<Cgroup> {
         let told = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
-        let lenient = rootless && !told && driver != Driver::Disabled;
+        let lenient = rootless && !told && driver == Driver::Cgroupfs;
+        let mut unit = None;
         let planned = match driver {
             Driver::Disabled => paths::Planned::default(),
-            Driver::Systemd => bail!("the systemd cgroup driver is not supported yet: use cgroupfs"),
+            Driver::Systemd => {
+                let machine = paths::Machine::read()?;
+                let unit = unit.insert(systemd::Unit::plan(
+                    id,
+                    cgroups_path,
+                    annotations,
+                    rootless,
+                    machine.unified,
+                )?);
+                paths::plan(&machine, id, Some(unit.dir()))?
+            }
             Driver::Cgroupfs => paths::plan(&paths::Machine::read()?, id, cgroups_path)?,
         };
-        if driver == Driver::Cgroupfs && !lenient && planned.v1.is_empty() && planned.v2.is_none() {
+        if driver != Driver::Disabled && !lenient && planned.v1.is_empty() && planned.v2.is_none() {
             bail!("mountpoint for cgroup not found");
         }
-        Ok(Cgroup { v1: planned.v1, v2: planned.v2, rootless, lenient })
+        Ok(Cgroup { v1: planned.v1, v2: planned.v2, rootless, lenient, unit })
     }
 
     /// Makes every directory, sets the limits and the device filter. Refuses an existing cgroup with processes
-    /// in it, or a frozen one, as runc. On failure what was made is gone again.
+    /// in it, or a frozen one, as runc. On failure what was made is gone again. With systemd all but the refusals is
+    /// left to `adopt`.
     pub fn create(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        if self.unit.is_some() {
+            self.judge(resources)?;
+            return self.hierarchies().filter(|hierarchy| hierarchy.dir.is_dir()).try_for_each(check_unused);
+        }
         let mut made = Vec::new();
         let result = self.create_all(resources, &mut made);
         if result.is_err() {
@@ -114,25 +149,35 @@ impl Cgroup {
     }
 
     fn create_all(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<()> {
-        // Everything that can be judged without the machine comes first.
+        let orders = self.judge(resources)?;
+        for hierarchy in self.hierarchies() {
+            self.create_one(hierarchy, &orders.writes, made)?;
+        }
+        self.fill(&orders, made)
+    }
+
+    /// Everything that can be judged without the machine, which comes first.
+    fn judge(&self, resources: Option<&LinuxResources>) -> Result<Orders> {
         let writes = self.writes(resources)?;
         let rules = devices::rules(resources)?;
         let list = if self.v1.is_empty() { None } else { Some(devices::List::of(&rules)?) };
-        for hierarchy in self.hierarchies() {
-            self.create_one(hierarchy, &writes, made)?;
-        }
+        Ok(Orders { writes, rules, list })
+    }
+
+    /// `made` are the directories that are new.
+    fn fill(&self, Orders { writes, rules, list }: &Orders, made: &[PathBuf]) -> Result<()> {
         // The container's own level is filled only after the limits: what its parent has may not be free for it
         // (a sibling's cpuset.cpu_exclusive), and what the spec says may be.
         let cpuset = self.made_with("cpuset");
         let above = cpuset.and_then(|cpuset| Some((cpuset, cpuset.dir.parent()?)));
         let above = above.map(|(cpuset, parent)| v1::fill_cpuset(&cpuset.mount, parent)).transpose()?;
-        self.write_all(&writes, limits::apply)?;
+        self.write_all(writes, limits::apply)?;
         if let (Some(cpuset), Some(above)) = (cpuset, &above) {
-            v1::fill_cpuset_from(&cpuset.dir, above, made.contains(&cpuset.dir), &writes)?;
+            v1::fill_cpuset_from(&cpuset.dir, above, made.contains(&cpuset.dir), writes)?;
         }
-        let filtered = match (&list, &self.v2) {
+        let filtered = match (list, &self.v2) {
             (Some(list), _) => self.filter_v1(list),
-            (None, Some(v2)) if v2.dir.is_dir() => device_filter::attach(&v2.dir, &rules),
+            (None, Some(v2)) if v2.dir.is_dir() => device_filter::attach(&v2.dir, rules),
             (None, _) => Ok(()),
         };
         // In a user namespace neither bpf(2) nor devices.allow is ours to use; the outer container's rules hold,
@@ -157,30 +202,21 @@ impl Cgroup {
             }
             Err(error) => return Err(error),
         };
-        if !existed {
-            return Ok(());
-        }
-        let found = tree::pids(&hierarchy.dir)?.len();
-        if found != 0 {
-            bail!(
-                "container's cgroup is not empty: {found} process(es) found in {}",
-                hierarchy.dir.display()
-            );
-        }
-        let frozen = freezer::is_frozen_v1(&hierarchy.dir) || freezer::is_frozen_v2(&hierarchy.dir);
-        if frozen {
-            bail!("container's cgroup unexpectedly frozen: {}", hierarchy.dir.display());
-        }
-        Ok(())
+        if existed { check_unused(hierarchy) } else { Ok(()) }
     }
 
-    /// Changes limits of a live container, all or none. Devices are not touched, as in `runc update`.
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+    /// Changes limits of a live container, all or none; `before` has those that are in force. Devices are not touched,
+    /// as in `runc update`.
+    pub fn update(&self, resources: &LinuxResources, before: Option<&LinuxResources>) -> Result<()> {
         let writes = self.writes(Some(resources))?;
         if let (true, Some(v2), Some(memory)) = (self.v1.is_empty(), &self.v2, resources.memory()) {
             v2::check_usage(&v2.dir, memory)?;
         }
-        self.write_all(&writes, limits::replace)
+        // The files last, as runc: systemd rounds.
+        self.update_unit(resources)?;
+        self.write_all(&writes, limits::replace).inspect_err(|_| {
+            let _ = before.map(|before| self.update_unit(before));
+        })
     }
 
     fn writes(&self, resources: Option<&LinuxResources>) -> Result<Vec<Write>> {
@@ -309,6 +345,10 @@ impl Cgroup {
     /// Removes the cgroup and those nested in it, in every hierarchy; waits for processes that are dying. To be
     /// called only after `create` succeeded once. Killing what still runs is the caller's.
     pub fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // A unit that its systemd cannot end any more must not keep the container from being removed.
+            let _ = unit.stop().inspect_err(|error| log::warn(&format!("{error:#}")));
+        }
         let deadline = Instant::now() + REMOVE_PATIENCE;
         for hierarchy in self.hierarchies() {
             match tree::remove(&hierarchy.dir, deadline) {
@@ -409,6 +449,18 @@ impl Cgroup {
         let with = |h: &&Hierarchy| h.controllers.iter().any(|c| c == controller);
         self.v1.iter().find(with).filter(|hierarchy| !self.lenient || hierarchy.dir.is_dir())
     }
+}
+
+fn check_unused(hierarchy: &Hierarchy) -> Result<()> {
+    let dir = &hierarchy.dir;
+    let found = tree::pids(dir)?.len();
+    if found != 0 {
+        bail!("container's cgroup is not empty: {found} process(es) found in {}", dir.display());
+    }
+    if freezer::is_frozen_v1(dir) || freezer::is_frozen_v2(dir) {
+        bail!("container's cgroup unexpectedly frozen: {}", dir.display());
+    }
+    Ok(())
 }
 
 /// True if the container's own directory was there already. `writes` is given on pure v2, where controllers must

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{Cgroup, tree};
-use crate::linux::kernel_file;
+use crate::linux::{kernel_file, rdt};
 
 #[derive(Debug, Default, Serialize)]
 pub struct Stats {
@@ -19,8 +19,8 @@ pub struct Stats {
     pids: Pids,
     blkio: Blkio,
     hugetlb: BTreeMap<String, Hugetlb>,
-    /// Resource control groups are not supported: as runc prints without them.
-    intel_rdt: BTreeMap<String, u64>,
+    /// Of no cgroup: the caller's to fill in.
+    pub intel_rdt: rdt::Stats,
     /// runc counts the interfaces that it made itself, and prints null where, as here, there are none.
     network_interfaces: Option<Vec<u64>>,
 }
@@ -169,7 +169,7 @@ struct PressureLine {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn zero(value: &u64) -> bool {
+pub fn zero(value: &u64) -> bool {
     *value == 0
 }
 

@@ -11,7 +11,7 @@ fn hierarchy(tree: &TempTree, name: &str, controllers: &[&str], inner: &str) -> 
 }
 
 fn cgroup(v1: Vec<Hierarchy>, v2: Option<Hierarchy>) -> Cgroup {
-    Cgroup { v1, v2, rootless: false, lenient: false }
+    Cgroup { v1, v2, rootless: false, lenient: false, unit: None }
 }
 
 #[test]
@@ -108,14 +108,13 @@ fn a_sub_cgroup_stays_below_and_may_be_of_one_controller() {
 }
 
 #[test]
-fn disabled_does_nothing_and_systemd_says_so() {
-    let disabled = Cgroup::plan("id", None, Driver::Disabled, false).unwrap();
+fn disabled_does_nothing() {
+    let disabled = Cgroup::plan("id", None, Driver::Disabled, false, None).unwrap();
     let resources = serde_json::from_str(r#"{"pids":{"limit":5}}"#).unwrap();
     disabled.create(Some(&resources)).unwrap();
     assert!(disabled.pids().unwrap().is_empty() && disabled.joiner(&[]).unwrap().into_cgroup().is_none());
     disabled.remove().unwrap();
-    Cgroup::plan("id", None, Driver::Disabled, true).unwrap().create(Some(&resources)).unwrap();
-    assert!(Cgroup::plan("id", None, Driver::Systemd, false).unwrap_err().to_string().contains("systemd"));
+    Cgroup::plan("id", None, Driver::Disabled, true, None).unwrap().create(Some(&resources)).unwrap();
 }
 
 /// Deeper than PATH_MAX is long and than descriptors go: a container that may make cgroups must stay deletable.

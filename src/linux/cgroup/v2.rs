@@ -77,7 +77,7 @@ fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
 }
 
 /// The spec's swap is memory plus swap; memory.swap.max is swap alone. `None`: leave it.
-fn swap_max(limit: i64, swap: i64) -> Result<Option<String>> {
+pub fn swap_max(limit: i64, swap: i64) -> Result<Option<String>> {
     match (limit, swap) {
         (-1, 0) => Ok(Some("max".into())),
         (_, 0) => Ok(None),
@@ -131,7 +131,7 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
 
 /// runc >= 1.3.2 and crun >= 1.23: a quadratic fit through (2, 1), (1024, 100) and (262144, 10000), since the
 /// older linear one gave the default share a weight of 39.
-fn weight_of_shares(shares: u64) -> u64 {
+pub fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,
         262_144.. => 10_000,

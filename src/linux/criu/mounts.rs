@@ -29,8 +29,8 @@ pub struct External {
     pub source: PathBuf,
 }
 
-/// The binds of the specification, its device nodes (which are binds in a user namespace), and each hierarchy of a
-/// cgroup v1 mount unless the container's own cgroup namespace makes that a mount of its own.
+/// The binds of the specification, its device nodes (which are binds in a user namespace), and what of the host's
+/// cgroups a cgroup mount shows, unless the container's own cgroup namespace makes that a mount of its own.
 pub fn externals(
     spec: &Spec,
     bundle: &Path,
@@ -52,7 +52,11 @@ pub fn externals(
         } else if is_cgroup(mount)
             && let Some(cgroup) = cgroup.filter(|_| !has_cgroup_namespace(plan))
         {
-            for hierarchy in cgroup.v1_mounts()? {
+            let hierarchies = cgroup.v1_mounts()?;
+            if let (true, Some(source)) = (hierarchies.is_empty(), cgroup.shown_v2()) {
+                found.push(External { place: mount.destination().clone(), source });
+            }
+            for hierarchy in hierarchies {
                 let place = mount.destination().join(&hierarchy.name);
                 found.push(External { place, source: hierarchy.path });
             }

@@ -16,11 +16,13 @@ use crate::linux::cgroup::Cgroup;
 use crate::linux::create::{Init, Journal};
 use crate::linux::hooks::{self, Place};
 use crate::linux::namespaces::Plan;
-use crate::linux::{lifecycle, rootfs, spawn, terminal};
+use crate::linux::rdt::{self, Rdt};
+use crate::linux::{lifecycle, netdev, rootfs, spawn, terminal};
 use crate::seam::{Process, Status};
 
 /// A container to be made from images; everything in it has been validated.
 pub struct Restore<'a> {
+    pub id: &'a str,
     pub wishes: &'a Wishes,
     pub places: Places<'a>,
     pub spec: &'a Spec,
@@ -39,7 +41,8 @@ pub struct Restore<'a> {
 /// Restores the container. `console` is where a terminal's master goes. On failure nothing of it is left but what
 /// `journal` wrote.
 pub fn restore(restore: &Restore<'_>, console: Option<OwnedFd>, journal: &mut dyn Journal) -> Result<Init> {
-    refuse(restore.spec)?;
+    let linux = restore.spec.linux().as_ref();
+    let rdt = rdt::find(restore.id, linux)?;
     let mut options = Criu_opts::new();
     restore.wishes.fill(&mut options)?;
     restore.places.work.map_or(Ok(()), make_directory)?;
@@ -53,48 +56,36 @@ pub fn restore(restore: &Restore<'_>, console: Option<OwnedFd>, journal: &mut dy
     if let Some(context) = restore.lsm_mount_context {
         options.set_lsm_mount_context(context.to_owned());
     }
-    let plan = Plan::of(restore.spec.linux().as_ref())?;
+    let plan = Plan::of(linux)?;
     join_namespaces(&plan, &mut options)?;
     inherit_streams(restore.places.images, &mut options)?;
 
-    let resources = restore.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    restore.cgroup.create(resources)?;
-    let restored = in_cgroup(restore, &plan, options, console, journal);
+    restore.cgroup.create(linux.and_then(|linux| linux.resources().as_ref()))?;
+    let restored = in_cgroup(restore, &plan, rdt.as_ref(), options, console, journal);
     if restored.is_err() {
         // CRIU takes back what it made; what it could not, and what hooks left, ends here.
         let _ = restore.cgroup.signal_all(libc::SIGKILL);
         restore.cgroup.remove()?;
+        rdt.map_or(Ok(()), |rdt| rdt.remove())?;
     }
     restored
-}
-
-/// What `create` does for a process of its own and CRIU does not.
-fn refuse(spec: &Spec) -> Result<()> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    if linux.intel_rdt().is_some() {
-        bail!("linux.intelRdt: a restored container is put into no resctrl group");
-    }
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        bail!("linux.netDevices: interfaces are not moved into a restored container");
-    }
-    Ok(())
 }
 
 fn in_cgroup(
     restore: &Restore<'_>,
     plan: &Plan,
+    rdt: Option<&Rdt<'_>>,
     mut options: Criu_opts,
     console: Option<OwnedFd>,
     journal: &mut dyn Journal,
 ) -> Result<Init> {
-    external_mounts(restore, plan, &mut options)?;
     // In a mount namespace of its own the staged root is seen by nobody else and goes with it.
     let own_mounts = Plan { new: libc::CLONE_NEWNS, joined: Vec::new() };
     let launch = Launch {
         places: restore.places,
         log: "restore.log",
         plan: own_mounts,
-        joiner: restore.cgroup.joiner(&[])?,
+        joiner: restore.cgroup.joiner_of_init()?,
         pass: plan.joined.iter().map(|joined| joined.fd.as_fd()).collect(),
         stdio: console.is_none(),
     };
@@ -102,12 +93,18 @@ fn in_cgroup(
     let swrk = Swrk::launch(&launch, stage)?;
     drop(launch);
     // Until there is an init, CRIU is whom a `delete --force` has to kill, and the cgroup has the rest.
-    journal.cloned(swrk.criu.process)?;
-    options.cg_root = cgroup_roots(swrk.criu.process.pid)?;
+    let criu = swrk.criu.process;
+    journal.cloned(criu)?;
+    let resources = restore.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    restore.cgroup.adopt(criu.pid, resources)?;
+    // What CRIU clones is in its group.
+    rdt.map_or(Ok(()), |rdt| rdt.create(criu.pid))?;
+    external_mounts(restore, plan, &mut options)?;
+    options.cg_root = cgroup_roots(criu.pid)?;
 
     let mut init = None;
     swrk.serve(Criu_req_type::RESTORE, options, &mut |notice, fd| {
-        attend(restore, notice, fd, console.as_ref(), journal, &mut init)
+        attend(restore, plan, notice, fd, console.as_ref(), journal, &mut init)
     })?;
     let process = init.context("CRIU restored no process")?;
     journal.ready()?;
@@ -117,6 +114,7 @@ fn in_cgroup(
 
 fn attend(
     restore: &Restore<'_>,
+    plan: &Plan,
     notice: &Criu_notify,
     fd: Option<OwnedFd>,
     console: Option<&OwnedFd>,
@@ -124,7 +122,11 @@ fn attend(
     init: &mut Option<Process>,
 ) -> Result<()> {
     match notice.script() {
-        "setup-namespaces" => host_hooks(restore, notice.pid()),
+        "setup-namespaces" => {
+            // The images have none: a new network namespace is empty.
+            netdev::move_into(restore.spec, plan, notice.pid())?;
+            host_hooks(restore, notice.pid())
+        }
         "orphan-pts-master" => {
             let master = fd.context("CRIU sent no terminal")?;
             let Some(console) = console else { return Ok(()) };

@@ -6,6 +6,7 @@ from pathlib import Path
 import api_pb2 as api
 import grpc
 
+from stream import RESIZE, STDERR, STDIN, STDOUT, Stream
 from lib import IMAGES, Failed, cgroup_of, cgroups, check, daemon, expect, mounts, processes, sh, until
 
 RUNTIME = os.environ["RUNTIME"]
@@ -232,6 +233,66 @@ def _():
         said = refused("ExecSync", container_id=one, cmd=["nothere"])
         expect('"nothere": executable file not found in $PATH' in said, said)
         return "says so"
+
+
+@check("exec over a stream: input, both outputs, exit status")
+def _():
+    with Pod("stream") as pod:
+        one = pod.run("one", "sh", "-c", LOOP)
+        script = "read word; echo out $word; echo err $word >&2; exit 7"
+        with Stream(call("Exec", container_id=one, cmd=["sh", "-c", script], stdin=True, stdout=True, stderr=True).url) as s:
+            s.send(STDIN, "hello\n")
+            yields = [f"status {s.end()}", s.text(STDOUT), s.text(STDERR)]
+        with Stream(call("Exec", container_id=one, cmd=["true"], stdout=True, stderr=True).url) as s:
+            return [*yields, f"status {s.end()}"]
+
+
+@check("exec on a terminal over a stream: its size, a change of it, an interrupt")
+def _():
+    with Pod("terminal") as pod:
+        one = pod.run("one", "sh", "-c", LOOP)
+        script = "trap 'stty size; exit 3' INT; stty size; tty; echo ready; while :; do sleep 0.1; done"
+        with Stream(call("Exec", container_id=one, cmd=["sh", "-c", script], tty=True, stdin=True, stdout=True).url) as s:
+            s.wait("ready")
+            first = s.text()
+            s.send(RESIZE, json.dumps({"Width": 91, "Height": 19}))
+            # The resize is a call of its own to the shim: an interrupt that overtook it would tell the old size.
+            until("the terminal is resized", lambda: execute(one, "sh", "-c", "stty size -F /dev/pts/0").stdout == b"19 91\n")
+            s.send(STDIN, "\x03")
+            return [f"status {s.end()}", first, s.text()[len(first):]]
+
+
+@check("attach over a stream: input reaches the container, its output the stream and the log")
+def _():
+    with Pod("attach") as pod:
+        script = "while read word; do echo out $word; echo err $word >&2; done"
+        one = pod.run("one", "sh", "-c", script, stdin=True)
+        with Stream(call("Attach", container_id=one, stdin=True, stdout=True, stderr=True).url) as s:
+            s.send(STDIN, "hello\n")
+            s.wait("out hello", STDOUT)
+            s.wait("err hello", STDERR)
+        until("the log has it", lambda: sorted(pod.log("one")) == [("stderr", "err hello"), ("stdout", "out hello")])
+        expect(status(one).status.state == RUNNING, "a stream that ends leaves the container")
+        terminal = pod.run("terminal", "sh", "-c", "read word; echo out $word; exit 4", stdin=True, tty=True)
+        with Stream(call("Attach", container_id=terminal, stdin=True, stdout=True, tty=True).url) as s:
+            s.send(STDIN, "hello\n")
+            s.wait("out hello")
+        return f"status {ended(terminal).exit_code}"
+
+
+@check("a port of a pod forwarded over a stream")
+def _():
+    with Pod("forward") as pod:
+        pod.run("one", "sh", "-c", "echo up; while :; do echo from the pod | nc -l -p 8000; done")
+        until("it listens", lambda: pod.log("one"))
+        url = call("PortForward", pod_sandbox_id=pod.id, port=[8000]).url
+
+        def answer():
+            # Each channel, the data's and the errors', begins with the port. `nc` may not listen yet.
+            with Stream(url, "?port=8000") as s:
+                s.end()
+                return s.text(0)[2:].strip()
+        return until("the port answers", answer)
 
 
 @check("logs: both streams, long lines, the log opened again")

@@ -257,6 +257,30 @@ def _():
     return [f"limit {metrics['memory']['usage']['limit']}", *sorted(metrics)]
 
 
+@check("what the runtime itself says of a container, letter by letter")
+def _():
+    detached("words", options=["--annotation", "com.example=<1>"])
+
+    def ask(*words):
+        text = sh(BINARY, "--root", STATE, *words, both=False)
+        # Of this moment: pids, times, and what has been counted.
+        text = re.sub(r'"created": ?"[^"]*Z"', '"created": "TIME"', text)
+        return re.sub(r"\d+", "N", text)
+    seen = [ask("state", "words"), ask("list", "-q"), ask("list", "-f", "json"), ask("ps", "-f", "json", "words")]
+    # A column is as wide as its longest cell.
+    seen += [" ".join(line.split()[:4]) for line in ask("list").splitlines()]
+    # Besides the shell there is, or is not, a `sleep`.
+    seen += [" ".join(line.split()) for line in ask("ps", "words", "-o", "pid,comm").splitlines()[:2]]
+    stats = sh(BINARY, "--root", STATE, "events", "--stats", "words", both=False)
+    expect(stats.count("\n") == 1, stats)
+    # A count of 0 is left out, and which are 0 is chance.
+    chance = {"cache", "max", "failcnt", "percpu", "percpu_kernel", "percpu_user", "kernel", "user", "periods"}
+    seen.append(" ".join(key for key in re.findall(r'"(\w+)":', stats) if key not in chance))
+    remove("words")
+    # runc 1.1 says at which version of the specification it is.
+    return re.sub(r'"ociVersion": ?"[^"]*"', '"ociVersion": "V"', "\n".join(seen))
+
+
 @check("ps")
 def _():
     pid = detached("ps", "sh", "-c", "sleep 500 & sleep 501")

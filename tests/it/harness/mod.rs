@@ -10,6 +10,7 @@ mod guests;
 mod leftovers;
 mod network;
 mod socket;
+mod systemd;
 
 pub use bundle::{Bundle, cap, id_map, script};
 pub use command::{COLD, Out, Running, run, run_script, spawn, spawn_with_stdin, with_cache};
@@ -20,6 +21,7 @@ pub use guests::guest;
 pub use leftovers::nothing_left;
 pub use network::{Reply, ask, at, dial, get, name_server, own_address, reply};
 pub use socket::ConsoleSocket;
+pub use systemd::Systemd;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,49 @@
+//! A cgroup of systemd's: there is none without a process, so the container's first one, which waits meanwhile, is put
+//! into a unit, and what systemd does not do is done after it, as in runc (`cgroups/systemd`).
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::LinuxResources;
+
+use super::{Cgroup, Hierarchy, devices, limits, make_dirs};
+
+impl Cgroup {
+    /// The unit around the process, every directory, the limits and the device filter. With other drivers `create`
+    /// has done all of it. What a failure leaves is `remove`'s.
+    pub fn adopt(&self, pid: i32, resources: Option<&LinuxResources>) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        let orders = self.judge(resources)?;
+        let unified = self.v1.is_empty();
+        // A list with holes, which v1 cannot have either: no other than our own filter can hold it then.
+        let list = devices::List::of(&orders.rules).ok();
+        unit.start(pid, resources, list.as_ref(), unified)?;
+        if unified {
+            // Before controllers are handed down: a cgroup that does so can have no process of its own.
+            self.v2.iter().filter(|_| unit.has_sub()).try_for_each(|hierarchy| move_to(hierarchy, pid))?;
+        }
+        let mut made = Vec::new();
+        for hierarchy in self.hierarchies() {
+            make_dirs(hierarchy, unified.then_some(&orders.writes), &mut made)?;
+        }
+        self.fill(&orders, &[])?;
+        // systemd puts it into the hierarchies whose controllers it uses, and knows nothing of some.
+        let theirs = |hierarchy: &&Hierarchy| unit.has_sub() || hierarchy.controllers != ["name=systemd"];
+        self.hierarchies()
+            .filter(|_| !unified)
+            .filter(theirs)
+            .try_for_each(|hierarchy| move_to(hierarchy, pid))
+    }
+
+    /// The limits of a live unit, which systemd would write again at a reload. Devices stay as they are.
+    pub(super) fn update_unit(&self, resources: &LinuxResources) -> Result<()> {
+        self.unit.as_ref().map_or(Ok(()), |unit| unit.set(resources, self.v1.is_empty()))
+    }
+}
+
+fn move_to(hierarchy: &Hierarchy, pid: i32) -> Result<()> {
+    let dir = &hierarchy.dir;
+    let context = || format!("move process {pid} to cgroup {}", dir.display());
+    fs::create_dir_all(dir).with_context(context)?;
+    limits::write_file(&dir.join("cgroup.procs"), &pid.to_string()).with_context(context)
+}

@@ -1,0 +1,337 @@
+//! The systemd cgroup driver, with a real systemd of the test's own. cgroup v2 has no controllers on a hybrid machine:
+//! what limits become is seen in the unit's properties there, and in the cgroup's files on v1.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Bundle, Container, Kind, Out, Systemd, alive, criu_path, differs, kind, nothing_left, run, runw_only,
+    until,
+};
+
+/// A container whose calls are made where systemd is.
+struct Unit<'a> {
+    systemd: &'a Systemd,
+    c: Container,
+    /// In the default slice, as the name is the engine's.
+    name: String,
+}
+
+impl<'a> Unit<'a> {
+    fn of(systemd: &'a Systemd, bundle: Bundle) -> Unit<'a> {
+        let id = bundle.id.clone();
+        let path = format!("test-deep.slice:engine:{id}");
+        let c = Container::new(bundle.edit(|c| c["linux"]["cgroupsPath"] = json!(path)));
+        Unit { systemd, c, name: format!("engine-{id}.scope") }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let all: Vec<&str> = ["--systemd-cgroup"].iter().chain(words).copied().collect();
+        self.systemd.inside(&self.c.command(&all))
+    }
+
+    fn call(&self, words: &[&str]) -> Out {
+        run(&mut self.command(words))
+    }
+
+    fn up(self) -> Self {
+        let bundle = self.c.bundle.path().to_str().unwrap().to_owned();
+        let mut command = self.command(&["run", "--detach", "--bundle", &bundle, &self.c.id]);
+        let err = self.c.bundle.path().join("err");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&err).unwrap());
+        assert!(command.status().unwrap().success(), "{}", std::fs::read_to_string(err).unwrap());
+        self
+    }
+
+    fn dir(&self) -> String {
+        format!("test.slice/test-deep.slice/{}", self.name)
+    }
+
+    fn show(&self, properties: &str) -> Vec<String> {
+        self.systemd.show(&self.name, properties)
+    }
+
+    fn sh(&self, text: &str) -> String {
+        self.call(&["exec", &self.c.id, "/bin/sh", "-c", text]).ok().out
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(&self.call(&["state", &self.c.id]).ok().out).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    fn is_gone(&self) {
+        until("systemd has no such unit", || self.show("LoadState") == ["LoadState=not-found"]);
+        assert_eq!(self.systemd.read(&format!("{}/cgroup.procs", self.dir())), None);
+        nothing_left(&self.c);
+    }
+}
+
+impl Drop for Unit<'_> {
+    fn drop(&mut self) {
+        self.call(&["delete", "--force", &self.c.id]);
+    }
+}
+
+fn sleeper() -> Bundle {
+    Bundle::sh("sleep 1000")
+}
+
+#[test]
+fn a_container_is_a_scope_of_the_slice_it_names() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    let unit = Unit::of(&systemd, sleeper().namespace("cgroup", None)).up();
+    let want = ["ActiveState=active", "Delegate=yes", "DefaultDependencies=no", "Slice=test-deep.slice"];
+    let mut shown = unit.show("ActiveState,Delegate,DefaultDependencies,Slice");
+    shown.sort_by_key(|line| want.iter().position(|want| want == line));
+    assert_eq!(shown, want);
+    assert_eq!(unit.show("ControlGroup"), [format!("ControlGroup=/{}", unit.dir())]);
+    let inside = systemd.read(&format!("{}/cgroup.procs", unit.dir())).expect("the scope's cgroup");
+    assert_eq!(inside.lines().count(), 1, "{inside}");
+    // The root of its cgroup namespace, for init and whoever joins.
+    assert_eq!(unit.sh("grep -h ^0: /proc/1/cgroup /proc/self/cgroup"), "0::/\n0::/\n");
+    unit.call(&["pause", &unit.c.id]).ok();
+    assert_eq!(unit.status(), "paused");
+    assert_eq!(systemd.read(&format!("{}/cgroup.freeze", unit.dir())).as_deref(), Some("1"));
+    unit.call(&["resume", &unit.c.id]).ok();
+    unit.call(&["kill", &unit.c.id, "KILL"]).ok();
+    until("it stops", || unit.status() == "stopped");
+    unit.call(&["delete", &unit.c.id]).ok();
+    unit.is_gone();
+}
+
+#[test]
+fn limits_of_v1_are_properties_and_files_and_update_changes_both() {
+    let Some(systemd) = Systemd::boot("v1") else { return };
+    if differs(Kind::Crun, "hybrid cgroups are refused by 1.8") {
+        return;
+    }
+    let resources = json!({
+        "devices": [{"allow": false, "access": "rwm"}],
+        "memory": {"limit": 64 << 20},
+        "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"},
+        "pids": {"limit": 50},
+    });
+    let unit = Unit::of(&systemd, sleeper().edit(|c| c["linux"]["resources"] = resources)).up();
+    let shown = unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs");
+    let mut want = vec![
+        "AllowedCPUs=0".to_owned(),
+        "CPUQuotaPerSecUSec=500ms".to_owned(),
+        "CPUShares=512".to_owned(),
+        "DevicePolicy=strict".to_owned(),
+        format!("MemoryLimit={}", 64 << 20),
+        "TasksMax=50".to_owned(),
+    ];
+    assert_eq!(shown, want);
+    let file = |path: &str| {
+        let (controller, name) = path.split_once('/').unwrap();
+        systemd.read(&format!("{controller}/{}/{name}", unit.dir())).unwrap_or_default()
+    };
+    let files = || {
+        let names = [
+            "memory/memory.limit_in_bytes",
+            "cpu/cpu.shares",
+            "cpu/cpu.cfs_quota_us",
+            "cpuset/cpuset.cpus",
+            "pids/pids.max",
+        ];
+        names.map(file)
+    };
+    assert_eq!(files(), ["67108864", "512", "50000", "0", "50"]);
+    let is_in_all = || {
+        for hierarchy in ["memory", "cpu", "cpuset", "devices", "freezer", "pids", "systemd"] {
+            assert_eq!(file(&format!("{hierarchy}/cgroup.procs")).lines().count(), 1, "{hierarchy}");
+        }
+    };
+    // systemd takes the devices of runc's from it, by the properties that it gets later.
+    if kind() == Kind::Runw {
+        is_in_all();
+    }
+    let devices = file("devices/devices.list");
+    assert!(devices.contains("c 1:3 rwm") && !devices.contains("a *:*"), "{devices}");
+
+    unit.call(&[
+        "update",
+        "--memory",
+        "32m",
+        "--memory-swap",
+        "-1",
+        "--pids-limit",
+        "40",
+        "--cpu-share",
+        "256",
+        &unit.c.id,
+    ])
+    .ok();
+    want[2] = "CPUShares=256".into();
+    want[4] = format!("MemoryLimit={}", 32 << 20);
+    want[5] = "TasksMax=40".into();
+    assert_eq!(unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs"), want);
+    assert_eq!(files(), ["33554432", "256", "50000", "0", "40"]);
+    // A limit that the kernel refuses changes neither.
+    if kind() == Kind::Runw {
+        is_in_all();
+        unit.call(&["update", "--pids-limit", "30", "--cpuset-cpus", "4000", &unit.c.id])
+            .refused(&["cpuset"]);
+        assert_eq!(
+            unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs"),
+            want
+        );
+        assert_eq!(files()[4], "40");
+    }
+    unit.call(&["delete", "--force", &unit.c.id]).ok();
+    unit.is_gone();
+}
+
+#[test]
+fn annotations_become_properties_of_the_unit() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    let pairs = json!({
+        "org.systemd.property.TimeoutStopSec": "uint64 7",
+        "org.systemd.property.CollectMode": "'inactive-or-failed'",
+        "org.systemd.property.RuntimeMaxUSec": "uint64 90000000",
+    });
+    let unit = Unit::of(&systemd, sleeper().edit(|c| c["annotations"] = pairs)).up();
+    let want = ["CollectMode=inactive-or-failed", "RuntimeMaxUSec=1min 30s", "TimeoutStopUSec=7s"];
+    assert_eq!(unit.show("TimeoutStopUSec,CollectMode,RuntimeMaxUSec"), want);
+
+    for (name, value, said) in [
+        ("org.systemd.property.CollectMode", "nonsense", "CollectMode"),
+        ("org.systemd.property.a", "1", "org.systemd.property.a"),
+        ("org.systemd.property.NoSuchThing", "true", "NoSuchThing"),
+    ] {
+        let bad = Unit::of(&systemd, sleeper().edit(|c| c["annotations"] = json!({name: value})));
+        let bundle = bad.c.bundle.path().to_str().unwrap().to_owned();
+        let out = bad.call(&["create", "--bundle", &bundle, &bad.c.id]);
+        out.refused(&[said]);
+        bad.is_gone();
+    }
+}
+
+#[test]
+fn a_sub_group_is_made_when_it_is_named() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    if differs(Kind::Runc, "it has no such annotation") {
+        return;
+    }
+    let bundle = sleeper().edit(|c| c["annotations"] = json!({"run.oci.systemd.subgroup": "inner"}));
+    let unit = Unit::of(&systemd, bundle).up();
+    assert_eq!(systemd.read(&format!("{}/cgroup.procs", unit.dir())).as_deref(), Some(""));
+    let inside = systemd.read(&format!("{}/inner/cgroup.procs", unit.dir())).expect("the sub-cgroup");
+    assert_eq!(inside.lines().count(), 1);
+    assert!(unit.sh("grep ^0: /proc/self/cgroup").trim_end().ends_with(&format!("{}/inner", unit.name)));
+    unit.call(&["delete", "--force", &unit.c.id]).ok();
+    unit.is_gone();
+}
+
+#[test]
+fn the_default_unit_is_named_after_the_container() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    let mut unit = Unit::of(&systemd, sleeper());
+    unit.c.bundle.config["linux"]["cgroupsPath"] = Value::Null;
+    unit.c.bundle.save();
+    let prefix = ["runw", "runc", "crun"][kind() as usize];
+    unit.name = format!("{prefix}-{}.scope", unit.c.id);
+    let unit = unit.up();
+    assert_eq!(unit.show("ActiveState,Slice"), ["ActiveState=active", "Slice=system.slice"]);
+}
+
+#[test]
+fn a_unit_is_not_taken_from_who_has_it() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    if differs(Kind::Runc, "1.1.5 only warns of a cgroup in use") {
+        return;
+    }
+    let first = Unit::of(&systemd, sleeper()).up();
+    let mut second = Unit::of(&systemd, sleeper());
+    second.c.bundle.config["linux"]["cgroupsPath"] = first.c.bundle.config["linux"]["cgroupsPath"].clone();
+    second.c.bundle.save();
+    let bundle = second.c.bundle.path().to_str().unwrap().to_owned();
+    assert_ne!(second.call(&["create", "--bundle", &bundle, &second.c.id]).code, 0);
+    assert_eq!(first.status(), "running");
+    nothing_left(&second.c);
+}
+
+#[test]
+fn a_joined_pid_namespace_and_a_cgroup_namespace_go_together() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    let first = Unit::of(&systemd, sleeper()).up();
+    let state: Value = serde_json::from_str(&first.call(&["state", &first.c.id]).ok().out).unwrap();
+    let path = format!("/proc/{}/ns/pid", state["pid"]);
+    let bundle = sleeper().namespace("pid", Some(path.as_ref())).namespace("cgroup", None);
+    let second = Unit::of(&systemd, bundle).up();
+    assert_eq!(second.sh("grep ^0: /proc/self/cgroup"), "0::/\n");
+    second.call(&["delete", "--force", &second.c.id]).ok();
+    second.is_gone();
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn a_checkpointed_container_comes_back_in_its_scope() {
+    let (Some(systemd), Some(path)) = (Systemd::boot("v2"), criu_path()) else { return };
+    for own_cgroup_namespace in [true, false] {
+        let bundle = sleeper();
+        let bundle = if own_cgroup_namespace { bundle.namespace("cgroup", None) } else { bundle };
+        let unit = Unit::of(&systemd, bundle).up();
+        let images = unit.c.bundle.path().join("images").display().to_string();
+        let quiet = |words: &[&str]| {
+            let mut command = unit.command(words);
+            command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            assert!(command.status().unwrap().success(), "{own_cgroup_namespace}: {words:?}");
+        };
+        quiet(&["checkpoint", "--image-path", &images, &unit.c.id]);
+        unit.is_gone();
+        let bundle = unit.c.bundle.path().display().to_string();
+        quiet(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &unit.c.id]);
+        assert_eq!(unit.status(), "running");
+        assert_eq!(unit.show("ControlGroup"), [format!("ControlGroup=/{}", unit.dir())]);
+        let inside = systemd.read(&format!("{}/cgroup.procs", unit.dir())).expect("the scope's cgroup");
+        assert_eq!(inside.lines().count(), 1, "{inside}");
+        let shown = unit.sh("grep ^0: /proc/self/cgroup; wc -l </sys/fs/cgroup/cgroup.procs");
+        if own_cgroup_namespace {
+            assert!(shown.starts_with("0::/\n"), "{shown}");
+        }
+        if kind() == Kind::Runw {
+            // Its own part and no more, of the exec's shell and itself too.
+            assert!(shown.lines().last().unwrap().trim().parse::<u32>().unwrap() >= 2, "{shown}");
+        }
+        unit.call(&["delete", "--force", &unit.c.id]).ok();
+        unit.is_gone();
+    }
+}
+
+#[test]
+fn paths_that_name_no_unit_are_refused() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    if runw_only("the same refusals: some are systemd's") {
+        return;
+    }
+    for path in ["/a/b", "a:b", "a:b:c:d", "a/b.slice:c:d", "a--b.slice:c:d", "a.slice:../x:d", "a:b:c"] {
+        let mut unit = Unit::of(&systemd, sleeper());
+        unit.c.bundle.config["linux"]["cgroupsPath"] = json!(path);
+        unit.c.bundle.save();
+        let bundle = unit.c.bundle.path().to_str().unwrap().to_owned();
+        unit.call(&["create", "--bundle", &bundle, &unit.c.id])
+            .refused(&["linux.cgroupsPath", path.split(':').next().unwrap()]);
+        nothing_left(&unit.c);
+    }
+}
+
+#[test]
+fn a_container_whose_systemd_is_gone_can_be_deleted() {
+    let Some(systemd) = Systemd::boot("v2") else { return };
+    if runw_only("a promise about it") {
+        return;
+    }
+    let unit = Unit::of(&systemd, sleeper()).up();
+    let pid = systemd.outside(&unit.name);
+    assert!(!pid.is_empty());
+    let c = &unit.c;
+    // As after a reboot of systemd's machine: nobody answers.
+    systemd.kill();
+    until("the container has died with it", || !pid.iter().any(|pid| alive(*pid)));
+    let out = c.call(&["delete", "--force", &c.id]).ok();
+    assert!(out.err.contains("level=warning") && out.err.contains("dbus"), "{out:?}");
+    nothing_left(c);
+}
