@@ -47,7 +47,8 @@ pub struct Plan {
 
 impl Plan {
     /// Opens the paths with the host's eyes. Joining the user namespace we are in is EINVAL for setns(2), and
-    /// naming it means no more than naming nothing: it is left out, as runc does.
+    /// naming it means no more than naming nothing: it is left out, as runc does. So is our own mount namespace: a
+    /// pivot_root in there would be the host's.
     pub fn of(linux: Option<&Linux>) -> Result<Plan> {
         let mut plan = Plan::default();
         for namespace in linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default() {
@@ -56,7 +57,12 @@ impl Plan {
                 None => plan.new |= kind,
                 Some(path) => {
                     let fd = open(path)?;
-                    if kind != libc::CLONE_NEWUSER || !is_own_user_namespace(&fd)? {
+                    let own = match kind {
+                        libc::CLONE_NEWUSER => is_same(&fd, "/proc/self/ns/user")?,
+                        libc::CLONE_NEWNS => is_same(&fd, "/proc/self/ns/mnt")?,
+                        _ => false,
+                    };
+                    if !own {
                         plan.joined.push(Joined { kind, path: path.clone(), fd });
                     }
                 }
@@ -157,9 +163,9 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("open namespace {}", path.display()))
 }
 
-fn is_own_user_namespace(fd: &OwnedFd) -> Result<bool> {
-    let theirs = rustix::fs::fstat(fd).context("stat the user namespace")?;
-    let ours = rustix::fs::stat("/proc/self/ns/user").context("stat /proc/self/ns/user")?;
+fn is_same(fd: &OwnedFd, ours: &str) -> Result<bool> {
+    let theirs = rustix::fs::fstat(fd).context("stat a namespace")?;
+    let ours = rustix::fs::stat(ours).with_context(|| format!("stat {ours}"))?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
 }
 

@@ -15,6 +15,7 @@ use rustix::mount::{
 };
 
 use super::sys;
+use crate::log;
 
 /// Set for the sealed copy alone, and taken away by it. Whoever can set it can run any program anyway.
 const MARK: &str = "_RUNW_SEALED";
@@ -23,6 +24,12 @@ const MARK: &str = "_RUNW_SEALED";
 pub fn ensure() -> Result<()> {
     if std::env::var_os(MARK).is_some_and(|mark| mark == std::process::id().to_string().as_str()) {
         sys::forget_env(MARK);
+        log::debug(|| {
+            let copy = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            let words = words.collect::<Vec<_>>().join(" ");
+            format!("runs from a sealed copy of itself, {}: {words}", copy.display())
+        });
         return Ok(());
     }
     let exe = std::fs::read_link("/proc/self/exe").context("read /proc/self/exe")?;

@@ -16,6 +16,7 @@ mod faults;
 mod fds;
 mod hardening;
 mod hooks;
+mod host_mounts;
 mod lifecycle;
 mod mounts;
 mod namespaces;

@@ -104,6 +104,29 @@ fn without_a_pid_namespace() {
     nothing_left(&c);
 }
 
+/// runc's kill.bats, "kill KILL [host pidns + init gone]".
+#[test]
+fn without_a_pid_namespace_kill_reaches_those_whose_init_is_gone() {
+    if differs(Kind::Runc, "1.1 says that it does not run")
+        || differs(Kind::Crun, "1.8 says that it does not run")
+    {
+        return;
+    }
+    let c = Container::up(Bundle::sh("exec sleep 100").without_namespace("pid"));
+    c.exec(&["--detach"], &["/bin/sleep", "1000"]).ok();
+    let others = || std::fs::read_to_string(c.cgroup("pids").join("cgroup.procs")).unwrap_or_default();
+    assert_eq!(others().lines().count(), 2, "{}", others());
+    assert!(Command::new("kill").args(["-9", &c.pid().to_string()]).status().expect("kill").success());
+    c.wait_stopped();
+    assert_eq!(others().lines().count(), 1, "{}", others());
+    c.call(&["kill", &c.id, "TERM"]).refused(&["container not running"]);
+    c.kill("KILL").ok();
+    until("an empty cgroup", || others().is_empty());
+    c.kill("KILL").refused(&["container not running"]);
+    c.delete().ok();
+    nothing_left(&c);
+}
+
 #[test]
 fn a_user_namespace_maps_ids() {
     let bundle =
@@ -195,16 +218,6 @@ fn a_new_network_has_a_loopback_that_is_up() {
     .ok()
     .out;
     assert!(out.contains("UP") && out.contains("127.0.0.1/8") && out.contains("pong"), "{out}");
-}
-
-#[test]
-fn without_a_mount_namespace_it_is_refused() {
-    if differs(Kind::Crun, "1.8 runs it in the host's") {
-        return;
-    }
-    let mut c = Container::new(Bundle::sh("true").without_namespace("mount"));
-    assert_eq!(c.create_with(&[]).code, 1);
-    nothing_left(&c);
 }
 
 /// A terminal or pipe may be given to the container's user; a device node of the host may not.
