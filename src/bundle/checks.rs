@@ -12,18 +12,8 @@ use oci_spec::runtime::{
 
 use super::{annotations, attributes, labels, namespaces, process, unsupported};
 
-const CHECKS: &[fn(&Spec) -> Result<()>] = &[
-    version,
-    unsupported::platforms,
-    root,
-    has_process,
-    linux,
-    labels::context_type,
-    names,
-    mounts,
-    namespaces::mounts_of_the_host,
-    hooks,
-];
+const CHECKS: &[fn(&Spec) -> Result<()>] =
+    &[version, unsupported::platforms, root, has_process, linux, labels::context_type, names, mounts, hooks];
 
 const LINUX_CHECKS: &[fn(&Linux) -> Result<()>] = &[
     labels::mounts,

@@ -75,6 +75,7 @@ pub fn create(
         .and_then(|l| l.seccomp().as_ref())
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
+    filter.iter().for_each(|filter| log::debug(|| filter.describe()));
     let attributes = Attributes::of(create.process, linux)?;
     attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     for name in filter.iter().flat_map(|filter| filter.unknown()) {

@@ -1,7 +1,7 @@
 //! `exec`: one more process in a container that is there, under everything its `process` says.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use super::attributes::{Affinity, Attributes};
 use super::cgroup::Cgroup;
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
-use super::namespaces::CLONE_NEWTIME;
+use super::namespaces::{self, CLONE_NEWTIME};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
@@ -175,6 +175,18 @@ fn namespaces_to_join(init: i32) -> Result<i32> {
     Ok(kinds)
 }
 
+/// One call for all; but if the user namespace does not own them all, one by one.
+fn join(init: BorrowedFd<'_>, kinds: i32) -> Result<()> {
+    let enter = |kinds: &i32| sys::setns(init, *kinds).context("join the container's namespaces");
+    match enter(&kinds) {
+        Err(error) if namespaces::is_denied(&error) && kinds & libc::CLONE_NEWUSER != 0 => {
+            let each = (0..32).map(|bit| 1 << bit).filter(|kind| kinds & kind != 0);
+            namespaces::join(each.collect(), |kind| *kind, enter)
+        }
+        done => done,
+    }
+}
+
 /// Without a mount namespace to join the container's root is only where init has it.
 fn root_to_enter(init: i32, kinds: i32) -> Result<Option<OwnedFd>> {
     if kinds & libc::CLONE_NEWNS != 0 {
@@ -284,7 +296,7 @@ fn prepare(
     rustix::process::setsid().context("setsid")?;
     entering.proc = Some(Proc::open()?);
     if inherited.kinds != 0 {
-        sys::setns(inherited.init.as_fd(), inherited.kinds).context("join the container's namespaces")?;
+        join(inherited.init.as_fd(), inherited.kinds)?;
     }
     if let Some(root) = &inherited.root {
         rustix::process::fchdir(root).context("enter the container's root")?;

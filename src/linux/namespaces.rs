@@ -127,22 +127,42 @@ impl Plan {
         self.new & !CLONE_NEWTIME & !(self.clone_flags(cloned_into_cgroup) as i32)
     }
 
-    /// Joins them. The user namespace goes first, since the others may be owned by it, and the mount namespace
-    /// last, since it changes what `/` and the current directory are.
     pub fn join(&self) -> Result<()> {
-        let rank = |kind: i32| match kind {
-            libc::CLONE_NEWUSER => 0,
-            libc::CLONE_NEWNS => 2,
-            _ => 1,
-        };
-        let mut order: Vec<_> = self.joined.iter().collect();
-        order.sort_by_key(|joined| rank(joined.kind));
-        for Joined { kind, path, fd } in order {
-            sys::setns(fd.as_fd(), *kind)
-                .with_context(|| format!("join the {} namespace {}", name(*kind), path.display()))?;
-        }
-        Ok(())
+        join(
+            self.joined.iter().collect(),
+            |joined| joined.kind,
+            |Joined { kind, path, fd }| {
+                sys::setns(fd.as_fd(), *kind)
+                    .with_context(|| format!("join the {} namespace {}", name(*kind), path.display()))
+            },
+        )
     }
+}
+
+/// Joins all of `what`, in runc's order (nsexec.c, join_namespaces): with our own rights as many as they reach, since in
+/// the user namespace those of another owner are out of reach; then that; then those that it owns. The mount namespace
+/// comes last of its kind, since it changes what `/` and the current directory are.
+pub fn join<T>(mut what: Vec<T>, kind: impl Fn(&T) -> i32, join: impl Fn(&T) -> Result<()>) -> Result<()> {
+    what.sort_by_key(|one| kind(one) == libc::CLONE_NEWNS);
+    let (user, mut others): (Vec<T>, Vec<T>) =
+        what.into_iter().partition(|one| kind(one) == libc::CLONE_NEWUSER);
+    for user in &user {
+        let mut owned = Vec::new();
+        for other in others {
+            match join(&other) {
+                Err(error) if is_denied(&error) => owned.push(other),
+                done => done?,
+            }
+        }
+        others = owned;
+        join(user)?;
+    }
+    others.iter().try_for_each(join)
+}
+
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.and_then(std::io::Error::raw_os_error) == Some(libc::EPERM)
 }
 
 fn name(kind: i32) -> &'static str {

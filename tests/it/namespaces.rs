@@ -184,6 +184,31 @@ fn a_user_namespace_is_joined() {
     assert_eq!(link_of(&c, "user"), link_of(&owner, "user"));
 }
 
+/// runc's userns.bats, "join external namespaces [wrong userns owner]".
+#[test]
+fn a_network_that_the_joined_user_namespace_does_not_own() {
+    if differs(Kind::Runc, "1.1 cannot") || differs(Kind::Crun, "1.8 was not asked") {
+        return;
+    }
+    let owner = Container::up(Bundle::sh("exec sleep 100").user_namespace());
+    let (_host, pid) = host_of_namespaces(&["-n"]);
+    let (user, net) = (format!("/proc/{}/ns/user", owner.pid()), format!("/proc/{pid}/ns/net"));
+    // A sysfs shows the network, and takes rights over it.
+    let stays =
+        |mount: &serde_json::Value| !mount["destination"].as_str().is_some_and(|at| at.starts_with("/sys"));
+    let bundle = Bundle::sh("exec sleep 100")
+        .namespace("user", Some(Path::new(&user)))
+        .namespace("network", Some(Path::new(&net)))
+        .edit(|c| c["mounts"].as_array_mut().expect("a list").retain(stays));
+    let c = Container::up(bundle);
+    for (file, pid) in [("user", owner.pid().to_string()), ("net", pid.to_string())] {
+        assert_eq!(link_of(&c, file), link(&pid, file));
+        let path = format!("/proc/self/ns/{file}");
+        let seen = c.exec(&[], &["readlink", &path]).ok().out;
+        assert_eq!(Path::new(seen.trim()), link(&pid, file), "exec");
+    }
+}
+
 #[test]
 fn a_time_namespace_with_offsets() {
     if differs(Kind::Runc, "1.1 knows no time namespace")
