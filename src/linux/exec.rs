@@ -268,6 +268,7 @@ fn child(
         dumpable: inherited.unprivileged,
         others_mount: true,
         keep_groups: exec.keep_groups,
+        hooks_first: false,
         hold: Vec::new(),
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
@@ -294,7 +295,7 @@ fn prepare(
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
-    entering.proc = Some(Proc::open()?);
+    entering.proc = Some(Proc::open(workload)?);
     if inherited.kinds != 0 {
         join(inherited.init.as_fd(), inherited.kinds)?;
     }
