@@ -22,10 +22,15 @@ pub fn read_value(path: impl AsRef<Path>) -> io::Result<String> {
 }
 
 pub fn read_open(file: impl AsFd) -> io::Result<String> {
+    utf8(read_bytes(file)?)
+}
+
+/// Names of files need not be UTF-8.
+pub fn read_bytes(file: impl AsFd) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(4096);
     loop {
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)) {
-            Ok(0) => break,
+            Ok(0) => return Ok(text),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -33,7 +38,6 @@ pub fn read_open(file: impl AsFd) -> io::Result<String> {
             text.reserve(text.len());
         }
     }
-    utf8(text)
 }
 
 fn utf8(text: Vec<u8>) -> io::Result<String> {
