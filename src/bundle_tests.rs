@@ -200,6 +200,21 @@ fn refusals_name_the_field() {
 }
 
 #[test]
+fn a_platform_is_refused_however_it_is_spelled() {
+    let temp = Temp::new("spelled");
+    for name in ["freebsd", "\\u0066reebsd", "f\\u0072eebsd", "\\u0073olaris"] {
+        let config = base().to_string().replacen('{', &format!("{{\"{name}\": {{}},"), 1);
+        let error = temp.load(config.as_bytes()).map(drop).unwrap_err();
+        assert!(crate::error::line(&error).contains("is not supported yet"), "{name}: {error:#}");
+    }
+    // A value is no name, nor is a name further down.
+    for extra in [r#""annotations": {"freebsd": "freebsd"}"#, r#""domainname": "\u0066reebsd""#] {
+        let config = base().to_string().replacen('{', &format!("{{{extra},"), 1);
+        temp.load(config.as_bytes()).unwrap();
+    }
+}
+
+#[test]
 fn accepted() {
     let temp = Temp::new("accepted");
     let bundle = temp.load(base().to_string().as_bytes()).unwrap();
