@@ -64,8 +64,13 @@ mod tests {
         let made = Command::new("openssl").args(key.split_whitespace()).current_dir(dir).output();
         made.ok().filter(|made| made.status.success())?;
         let serve = ["s_server", "-quiet", "-rev", "-key", "key", "-cert", "cert", "-accept", ADDRESS];
-        let child =
-            Command::new("openssl").args(serve).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let child = Command::new("openssl")
+            .args(serve)
+            .current_dir(dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
         let server = Server(child);
         let begun = Instant::now();
         while std::net::TcpStream::connect(ADDRESS).is_err() {
