@@ -104,8 +104,7 @@ pub fn status(entry: &Entry) -> Result<Status> {
 
 /// A container that nobody else changes until the entry goes, and what it is doing.
 pub fn hold(globals: &Globals, id: &str) -> Result<(Entry, Status)> {
-    let mut entry = globals.root.load(id)?;
-    entry.lock()?;
+    let entry = globals.root.load_locked(id)?;
     let status = status(&entry)?;
     Ok((entry, status))
 }
@@ -154,9 +153,11 @@ pub fn take_terminal_size(process: &mut Process) {
 pub fn destroy(entry: Entry) -> Result<()> {
     match (self::cgroup(&entry)?, entry.record.init) {
         (Some(cgroup), Some(_)) => {
-            // Without a pid namespace init's death leaves the others alive.
-            cgroup.signal_all(SIGKILL)?;
-            cgroup.remove()?;
+            if !cgroup.remove_empty() {
+                // Without a pid namespace init's death leaves the others alive.
+                cgroup.signal_all(SIGKILL)?;
+                cgroup.remove()?;
+            }
         }
         // A create that was killed before it had a process may not have made the cgroup: it may be another's.
         (Some(cgroup), None) => cgroup.remove_if_empty(),

@@ -168,6 +168,7 @@ fn enter(
         mounts: &[],
         masked: &[],
         hooks: false,
+        stale: entry.record.wasm,
         exec: true,
         root: root.as_fd(),
         bundle: &entry.record.bundle,

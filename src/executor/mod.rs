@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Mount, Process};
 
-use crate::seam::{Confine, Granted, Needs, Prepared, Workload};
+use crate::seam::{Confine, Granted, Needs, Network, Prepared, Workload};
 use look::{Found, Place, View};
 use rustix::fs::{Mode, OFlags};
 use select::{Verdict, Wish};
@@ -39,6 +39,9 @@ pub struct Selection<'a, 'h> {
     pub masked: &'a [String],
     /// True when hooks run before the container's process is looked up: they may put argv[0] there.
     pub hooks: bool,
+    /// True when `root` is not what the container's processes see: a guest's own root is its files as they were when
+    /// it started, and others may have mounted since.
+    pub stale: bool,
     /// exec: the init's wishes (annotations that force wasm) do not bind `exec sh`.
     pub exec: bool,
     /// O_PATH of the bundle's rootfs, or of `/proc/PID/root` for exec.
@@ -95,6 +98,10 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         host: selection.host,
     };
     if wish == Wish::Native {
+        return Ok(Box::new(chosen));
+    }
+    if selection.stale {
+        chosen.plan = Plan::Undecided;
         return Ok(Box::new(chosen));
     }
     let view = View::of_bundle(selection.root, selection.bundle, selection.mounts, selection.masked);
@@ -237,6 +244,13 @@ impl Workload for Chosen<'_> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),
             Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Vec::new(),
+        }
+    }
+
+    fn network(&self) -> Network {
+        match &self.plan {
+            Plan::Wasm(guest) => guest.network(),
+            Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Network::default(),
         }
     }
 

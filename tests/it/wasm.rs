@@ -493,7 +493,7 @@ fn a_small_container_starts_a_large_module() {
     }
     // Compilation is not charged to the container.
     let bundle =
-        Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 48 << 20}));
+        Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 32 << 20}));
     assert_eq!(output(bundle), "hello from wasm (go)\n");
 }
 

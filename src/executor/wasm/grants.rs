@@ -2,11 +2,14 @@
 //! tree, always at `/`, and what it holds and whether it may be written is settled by the kernel's mounts.
 //! Annotations only narrow; the outer bound is the container itself.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::seam;
 
 /// The annotations that are ours.
 pub const PREFIX: &str = "dev.runw.";
@@ -146,6 +149,23 @@ impl Network {
     pub fn allows(&self, to: SocketAddr) -> bool {
         let holds = |reach: &Reach| reach.holds(to);
         self.connect.as_ref().is_none_or(|reaches| reaches.iter().any(holds))
+    }
+
+    /// The same as far as the kernel can be told: it knows kinds and ports.
+    pub fn of_the_kernel(&self) -> seam::Network {
+        const DNS: u16 = 53;
+        let (connects, asks) = (self.tcp || self.http, self.names || self.http);
+        let ports = match &self.connect {
+            _ if !connects => Some(BTreeSet::new()),
+            None => None,
+            Some(reaches) => reaches.iter().map(|reach| reach.port).collect(),
+        };
+        seam::Network {
+            sockets: connects || asks || self.udp,
+            listens: self.tcp,
+            // A long answer is asked for again by TCP (RFC 7766).
+            connects: ports.map(|ports| ports.into_iter().chain(asks.then_some(DNS)).collect()),
+        }
     }
 }
 
@@ -421,6 +441,29 @@ mod tests {
         }
         assert!(annotated(&[("network.connect", "0.0.0.0/0")]).unwrap().network.allows(address("9.9.9.9:9")));
         assert!(!annotated(&[("network.connect", "")]).unwrap().network.allows(address("9.9.9.9:9")));
+    }
+
+    #[test]
+    fn the_kernel_is_told_kinds_and_ports() {
+        let kernel = |pairs: &[(&str, &str)]| annotated(pairs).unwrap().network.of_the_kernel();
+        let network = |sockets, listens, ports: Option<&[u16]>| seam::Network {
+            sockets,
+            listens,
+            connects: ports.map(|ports| ports.iter().copied().collect()),
+        };
+        assert_eq!(kernel(&[]), network(true, true, None));
+        assert_eq!(kernel(&[("network", "none")]), network(false, false, Some(&[])));
+        assert_eq!(kernel(&[("network", "udp")]), network(true, false, Some(&[])));
+        assert_eq!(kernel(&[("network", "names")]), network(true, false, Some(&[53])));
+        assert_eq!(kernel(&[("network", "http")]), network(true, false, None));
+        let connect = |to| ("network.connect", to);
+        assert_eq!(kernel(&[connect("10.0.0.0/8:5432")]), network(true, true, Some(&[53, 5432])));
+        assert_eq!(
+            kernel(&[("network", "tcp"), connect("10.0.0.1:1,10.0.0.2:2")]),
+            network(true, true, Some(&[1, 2]))
+        );
+        // An entry without a port is all ports, though not of all addresses.
+        assert_eq!(kernel(&[connect("10.0.0.1:1,10.0.0.2")]), network(true, true, None));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::serve::Server;
 use super::world::{self, Program, Role};
 use super::{Kind, deadline, engine, load};
 use crate::executor::Exit;
-use crate::seam::Granted;
+use crate::seam::{Granted, Network};
 
 pub struct Guest {
     artifact: Option<OwnedFd>,
@@ -33,6 +33,7 @@ pub struct Guest {
 struct Ready {
     job: Job,
     keeps: Vec<RawFd>,
+    network: Network,
     /// For a command; a server's requests have their own.
     time: Option<Duration>,
 }
@@ -65,6 +66,9 @@ impl Guest {
             open_fds(&own_fds)?.into_iter().filter(|fd| !ours.contains(fd)).collect();
 
         let grants = grants(&self.given)?;
+        // WASI 0.1 makes no sockets.
+        let network =
+            if self.kind == Kind::Core { Network::default() } else { grants.network.of_the_kernel() };
         let (time, fuel) = (grants.limits.time, grants.limits.fuel.is_some());
         let job = match self.kind {
             Kind::Core => {
@@ -78,7 +82,7 @@ impl Guest {
         drop(tree);
         let mut keeps = open_fds(&own_fds)?;
         keeps.retain(|fd| *fd != own_fds.as_raw_fd() && !before.contains(fd));
-        self.ready = Some(Ready { job, keeps, time });
+        self.ready = Some(Ready { job, keeps, network, time });
         Ok(())
     }
 
@@ -117,6 +121,10 @@ impl Guest {
                 Ok(Job::Serve(Box::new(Server::new(engine, pre, host, instances, log)?)))
             }
         }
+    }
+
+    pub fn network(&self) -> Network {
+        self.ready.as_ref().map(|ready| ready.network.clone()).unwrap_or_default()
     }
 
     /// What signals that ask for an end are written to; `None`: they end the process.

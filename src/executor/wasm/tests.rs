@@ -106,6 +106,7 @@ impl Bundle {
             mounts: &[],
             masked: &[],
             hooks,
+            stale: false,
             exec: false,
             root: root.as_fd(),
             bundle: &self.dir,
