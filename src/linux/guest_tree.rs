@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -27,6 +27,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
+use crate::linux::kernel_file;
 use crate::linux::sys::{self, Cloned, MountAttr};
 
 /// File systems through which the kernel itself is read or steered, by their names in mountinfo.
@@ -110,8 +111,9 @@ const FORBIDDEN_TYPES: [i64; 24] = [
 /// this process's own `/proc/self` of the host's procfs. The result is detached, nodev and nosuid throughout.
 pub fn build(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
     // An unbindable mount is left out of a clone, and what it covers would show.
-    if !read_mounts(proc_self)?.iter().any(|mount| mount.unbindable) {
-        match directly(proc_self) {
+    let mounts = read_mounts(proc_self)?;
+    if !mounts.iter().any(|mount| mount.unbindable) {
+        match directly(proc_self, mounts) {
             // Before 6.15 nothing can be mounted on a detached tree (EINVAL); mount_setattr is of 5.12 (ENOSYS).
             Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::NOSYS)) => {}
             result => return result,
@@ -127,8 +129,7 @@ pub fn build_in_running(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// Copy first, then cover in the copy.
-fn directly(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let before = read_mounts(proc_self)?;
+fn directly(proc_self: BorrowedFd<'_>, before: Vec<Mount>) -> Result<OwnedFd> {
     let tree = clone_root()?;
     // Private, or a mount that a host propagates to us later would appear in the guest's files.
     restrict(tree.as_fd())?;
@@ -243,9 +244,8 @@ struct Mount {
 fn read_mounts(proc_self: BorrowedFd<'_>) -> Result<Vec<Mount>> {
     let file = rustix::fs::openat(proc_self, "mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context("cannot open /proc/self/mountinfo")?;
-    let mut bytes = Vec::new();
-    std::fs::File::from(file).read_to_end(&mut bytes).context("cannot read /proc/self/mountinfo")?;
-    bytes
+    kernel_file::read_bytes(file)
+        .context("cannot read /proc/self/mountinfo")?
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
@@ -486,11 +486,15 @@ fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use rustix::mount::{mount, mount_bind, mount_bind_recursive, mount_change, unmount};
 
     use super::*;
+
+    fn looked_at(proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
+        directly(proc_self, read_mounts(proc_self)?)
+    }
 
     #[test]
     fn mountinfo_is_read_with_escapes_and_optional_fields() {
@@ -801,7 +805,7 @@ mod tests {
         in_container(user, |root| {
             let proc_self = furnish(root).context("furnish")?;
             let tree = match how {
-                Build::Directly => directly(proc_self.as_fd()),
+                Build::Directly => looked_at(proc_self.as_fd()),
                 Build::Helper => through_helper(proc_self.as_fd()),
             }
             .context("build")?;
@@ -864,7 +868,7 @@ mod tests {
             let mode = Mode::from_raw_mode(0o666);
             rustix::fs::mknodat(CWD, "/dev/null", FileType::CharacterDevice, mode, device)?;
             mount_bind("/dev/null", "/etc/image")?;
-            for how in [directly, through_helper] {
+            for how in [looked_at, through_helper] {
                 let tree = how(proc_self.as_fd())?;
                 let got = read(&tree, "etc/image");
                 anyhow::ensure!(got == Err(Errno::ACCESS), "{got:?}");
@@ -875,7 +879,7 @@ mod tests {
 
     #[test]
     fn what_is_mounted_later_in_the_container_stays_out() {
-        for how in [directly, through_helper] {
+        for how in [looked_at, through_helper] {
             in_container(false, |root| {
                 let proc_self = furnish(root)?;
                 mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)?;
@@ -1011,7 +1015,7 @@ mod tests {
                 let trees = (0..20)
                     .map(|_| match how {
                         Build::Helper => through_helper(proc_self.as_fd()),
-                        Build::Directly => directly(proc_self.as_fd()),
+                        Build::Directly => looked_at(proc_self.as_fd()),
                     })
                     .collect::<Result<Vec<_>>>()?;
                 eprintln!("{how:?}: {:?} each", start.elapsed() / 20);

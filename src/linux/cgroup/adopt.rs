@@ -26,7 +26,7 @@ impl Cgroup {
         for hierarchy in self.hierarchies() {
             make_dirs(hierarchy, unified.then_some(&orders.writes), &mut made)?;
         }
-        self.fill(&orders)?;
+        self.fill(&orders, &[])?;
         // systemd puts it into the hierarchies whose controllers it uses, and knows nothing of some.
         let theirs = |hierarchy: &&Hierarchy| unit.has_sub() || hierarchy.controllers != ["name=systemd"];
         self.hierarchies()
