@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::{
-    Bundle, Container, Kind, alive, cap, differs, kind, run, runw_only, skip, spawn_with_stdin, until,
+    Bundle, ConsoleSocket, Container, Kind, alive, cap, differs, kind, run, runw_only, skip, spawn,
+    spawn_with_stdin, until,
 };
 
 fn up() -> Container {
@@ -347,6 +348,49 @@ fn a_frozen_container_refuses() {
     std::fs::write(c.cgroup("freezer").join("freezer.state"), "THAWED").expect("thaw");
     assert!(out.code == 255 && out.err.contains("cannot exec in a paused container"), "{out:?}");
     assert_eq!(status, "paused");
+}
+
+#[test]
+fn a_paused_container_takes_an_exec_that_ignores_it() {
+    if differs(Kind::Crun, "it has no --ignore-paused") || !c_freezer() {
+        return;
+    }
+    let c = up();
+    c.call(&["pause", &c.id]).ok();
+    let mut waiting = spawn(&mut c.exec_command(&["--ignore-paused"], &["/bin/echo", "late"]));
+    // Frozen as it joins, on v1: it goes on when the container does.
+    until("it has joined", || c.limit("freezer", "cgroup.procs").lines().count() > 1);
+    assert_eq!(c.status(), "paused");
+    c.call(&["resume", &c.id]).ok();
+    assert_eq!(waiting.wait().ok().out, "late\n");
+}
+
+/// fdinfo(5) of a pidfd.
+fn pid_behind(socket: &ConsoleSocket) -> String {
+    use std::os::fd::AsRawFd;
+    let (pidfd, _) = socket.receive();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("Pid:")).expect("a pidfd").trim().to_owned()
+}
+
+#[test]
+fn pidfds_go_to_the_sockets_that_are_named() {
+    if runw_only("--pidfd-socket: it came with runc 1.2") {
+        return;
+    }
+    let bundle = Bundle::sh("exec sleep 100");
+    let socket = ConsoleSocket::new(bundle.path());
+    let path = socket.path.to_str().unwrap().to_owned();
+    let mut c = Container::new(bundle);
+    c.create_with(&["--pidfd-socket", &path]).ok();
+    assert_eq!(pid_behind(&socket), c.pid().to_string());
+    c.start();
+    let pid_file = c.bundle.path().join("pid");
+    let flags = ["--detach", "--pidfd-socket", &path, "--pid-file", pid_file.to_str().unwrap()];
+    c.exec(&flags, &["/bin/sleep", "100"]).ok();
+    assert_eq!(pid_behind(&socket), std::fs::read_to_string(pid_file).unwrap());
+    let out = c.exec(&["--pidfd-socket", "/nonexistent.sock"], &["/bin/true"]);
+    assert!(out.code == 255 && out.err.contains("--pidfd-socket"), "{out:?}");
 }
 
 fn c_freezer() -> bool {

@@ -101,34 +101,24 @@ fn a_container_is_a_scope_of_the_slice_it_names() {
     unit.is_gone();
 }
 
-#[test]
-fn limits_of_v1_are_properties_and_files_and_update_changes_both() {
-    let Some(systemd) = Systemd::boot("v1") else { return };
-    if differs(Kind::Crun, "hybrid cgroups are refused by 1.8") {
-        return;
-    }
+fn limited(systemd: &Systemd) -> Unit<'_> {
     let resources = json!({
         "devices": [{"allow": false, "access": "rwm"}],
         "memory": {"limit": 64 << 20},
         "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"},
         "pids": {"limit": 50},
     });
-    let unit = Unit::of(&systemd, sleeper().edit(|c| c["linux"]["resources"] = resources)).up();
-    let shown = unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs");
-    let mut want = vec![
-        "AllowedCPUs=0".to_owned(),
-        "CPUQuotaPerSecUSec=500ms".to_owned(),
-        "CPUShares=512".to_owned(),
-        "DevicePolicy=strict".to_owned(),
-        format!("MemoryLimit={}", 64 << 20),
-        "TasksMax=50".to_owned(),
-    ];
-    assert_eq!(shown, want);
-    let file = |path: &str| {
+    Unit::of(systemd, sleeper().edit(|c| c["linux"]["resources"] = resources)).up()
+}
+
+impl Unit<'_> {
+    /// A file of a v1 hierarchy: `memory/memory.limit_in_bytes`.
+    fn file(&self, path: &str) -> String {
         let (controller, name) = path.split_once('/').unwrap();
-        systemd.read(&format!("{controller}/{}/{name}", unit.dir())).unwrap_or_default()
-    };
-    let files = || {
+        self.systemd.read(&format!("{controller}/{}/{name}", self.dir())).unwrap_or_default()
+    }
+
+    fn files(&self) -> [String; 5] {
         let names = [
             "memory/memory.limit_in_bytes",
             "cpu/cpu.shares",
@@ -136,52 +126,70 @@ fn limits_of_v1_are_properties_and_files_and_update_changes_both() {
             "cpuset/cpuset.cpus",
             "pids/pids.max",
         ];
-        names.map(file)
-    };
-    assert_eq!(files(), ["67108864", "512", "50000", "0", "50"]);
-    let is_in_all = || {
+        names.map(|name| self.file(name))
+    }
+
+    fn limits(&self) -> Vec<String> {
+        self.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs")
+    }
+
+    fn is_in_all_hierarchies(&self) {
         for hierarchy in ["memory", "cpu", "cpuset", "devices", "freezer", "pids", "systemd"] {
-            assert_eq!(file(&format!("{hierarchy}/cgroup.procs")).lines().count(), 1, "{hierarchy}");
+            assert_eq!(self.file(&format!("{hierarchy}/cgroup.procs")).lines().count(), 1, "{hierarchy}");
         }
-    };
+    }
+}
+
+fn properties(memory: u64, shares: u64, tasks: u64) -> [String; 6] {
+    [
+        "AllowedCPUs=0".to_owned(),
+        "CPUQuotaPerSecUSec=500ms".to_owned(),
+        format!("CPUShares={shares}"),
+        "DevicePolicy=strict".to_owned(),
+        format!("MemoryLimit={}", memory << 20),
+        format!("TasksMax={tasks}"),
+    ]
+}
+
+#[test]
+fn limits_of_v1_are_properties_of_the_unit_and_in_the_cgroups_files() {
+    let Some(systemd) = Systemd::boot("v1") else { return };
+    if differs(Kind::Crun, "hybrid cgroups are refused by 1.8") {
+        return;
+    }
+    let unit = limited(&systemd);
+    assert_eq!(unit.limits(), properties(64, 512, 50));
+    assert_eq!(unit.files(), ["67108864", "512", "50000", "0", "50"]);
+    let devices = unit.file("devices/devices.list");
+    assert!(devices.contains("c 1:3 rwm") && !devices.contains("a *:*"), "{devices}");
     // systemd takes the devices of runc's from it, by the properties that it gets later.
     if kind() == Kind::Runw {
-        is_in_all();
-    }
-    let devices = file("devices/devices.list");
-    assert!(devices.contains("c 1:3 rwm") && !devices.contains("a *:*"), "{devices}");
-
-    unit.call(&[
-        "update",
-        "--memory",
-        "32m",
-        "--memory-swap",
-        "-1",
-        "--pids-limit",
-        "40",
-        "--cpu-share",
-        "256",
-        &unit.c.id,
-    ])
-    .ok();
-    want[2] = "CPUShares=256".into();
-    want[4] = format!("MemoryLimit={}", 32 << 20);
-    want[5] = "TasksMax=40".into();
-    assert_eq!(unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs"), want);
-    assert_eq!(files(), ["33554432", "256", "50000", "0", "40"]);
-    // A limit that the kernel refuses changes neither.
-    if kind() == Kind::Runw {
-        is_in_all();
-        unit.call(&["update", "--pids-limit", "30", "--cpuset-cpus", "4000", &unit.c.id])
-            .refused(&["cpuset"]);
-        assert_eq!(
-            unit.show("MemoryLimit,CPUShares,CPUQuotaPerSecUSec,TasksMax,DevicePolicy,AllowedCPUs"),
-            want
-        );
-        assert_eq!(files()[4], "40");
+        unit.is_in_all_hierarchies();
     }
     unit.call(&["delete", "--force", &unit.c.id]).ok();
     unit.is_gone();
+}
+
+#[test]
+fn an_update_changes_unit_and_files_or_neither() {
+    let Some(systemd) = Systemd::boot("v1") else { return };
+    if differs(Kind::Crun, "hybrid cgroups are refused by 1.8") {
+        return;
+    }
+    let unit = limited(&systemd);
+    let flags = ["--memory", "32m", "--memory-swap", "-1", "--pids-limit", "40", "--cpu-share", "256"];
+    let words: Vec<&str> = ["update"].into_iter().chain(flags).chain([unit.c.id.as_str()]).collect();
+    unit.call(&words).ok();
+    assert_eq!(unit.limits(), properties(32, 256, 40));
+    assert_eq!(unit.files(), ["33554432", "256", "50000", "0", "40"]);
+    // runc leaves what came before the limit that the kernel refuses.
+    if kind() == Kind::Runw {
+        unit.is_in_all_hierarchies();
+        let bad = ["update", "--pids-limit", "30", "--cpuset-cpus", "4000", &unit.c.id];
+        unit.call(&bad).refused(&["cpuset"]);
+        assert_eq!(unit.limits(), properties(32, 256, 40));
+        assert_eq!(unit.files()[4], "40");
+    }
 }
 
 #[test]
