@@ -19,12 +19,13 @@ PARTS ?= ctr cri
 PACKAGES := libseccomp-dev pkg-config gcc g++ libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
 	procps python3 python3-venv ca-certificates xz-utils
 
-.PHONY: help setup build demo test test-all test-engines conformance fuzz replay clean
+.PHONY: help setup build demo test test-all test-engines conformance fuzz replay bench clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
 	@echo "make test-engines   containerd, the CRI, podman and Docker drive runw (PARTS=\"ctr cri podman docker\")"
 	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
+	@echo "make bench  measures it beside crun, runc, youki and wasmtime (docs/performance.md)"
 	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
 
 setup:
@@ -73,6 +74,12 @@ test-engines: build
 
 conformance: build
 	$(CONFORMANCE)
+
+# crun, runc, youki and wasmtime beside it, each in turn; an hour with the peers to be built, a quarter without.
+# ROWS="run exec" measures less; docs/performance.md says what and how.
+bench: build
+	@command -v wrk >/dev/null || { sudo=; (( EUID == 0 )) || sudo=sudo; $$sudo apt-get -qy install --no-install-recommends wrk; }
+	RUNW=$(RUNW) benches/run.py $(ROWS)
 
 clean:
 	cargo clean

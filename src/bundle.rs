@@ -15,11 +15,13 @@ mod unsupported;
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 
 /// Real configurations are 10 to 100 KB (Kubernetes with hundreds of mounts and a seccomp profile: below 1 MB).
@@ -43,8 +45,7 @@ pub struct Bundle {
 impl Bundle {
     /// `config` is crun's `--config`, relative to the current directory.
     pub fn load(dir: &Path, config: Option<&Path>) -> Result<Bundle> {
-        let dir = dir.canonicalize().with_context(|| format!("bundle {}", dir.display()))?;
-        ensure!(dir.is_dir(), "bundle {}: not a directory", dir.display());
+        let dir = directory(dir).with_context(|| format!("bundle {}", dir.display()))?;
         let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
@@ -219,10 +220,14 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) -> Result<()> {
 fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {
     let root = spec.root().as_ref().context("root is required")?;
     let path = dir.join(root.path());
-    let context = || format!("root.path {}", path.display());
-    let rootfs = path.canonicalize().with_context(context)?;
-    ensure!(rootfs.is_dir(), "root.path {}: not a directory", path.display());
-    Ok(rootfs)
+    directory(&path).with_context(|| format!("root.path {}", path.display()))
+}
+
+/// The directory's canonical path. The kernel has it, where realpath(3) asks about each name.
+fn directory(path: &Path) -> Result<PathBuf> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok(std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?)
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/root", Value::Null)], "root is required"),
         (vec![("/root/path", json!(""))], "root.path must not be empty"),
         (vec![("/root/path", json!("nowhere"))], "root.path"),
-        (vec![("/root/path", json!("config.json"))], "not a directory"),
+        (vec![("/root/path", json!("config.json"))], "Not a directory"),
         (vec![("/root/path", json!(7))], "root.path: invalid type: integer `7`"),
         (vec![("/process", Value::Null)], "process property must not be empty"),
         (vec![("/process/args", json!([]))], "process: args must not be empty"),

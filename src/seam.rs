@@ -1,6 +1,7 @@
 //! What the rooms of the house say to each other: plain data, and the one trait through which `linux`
 //! drives an executor without knowing it. `cli` composes; `executor` and `linux` meet only here.
 
+use std::collections::BTreeSet;
 use std::os::fd::{OwnedFd, RawFd};
 
 use anyhow::Result;
@@ -58,6 +59,17 @@ pub struct Granted {
     pub proc_fd: Option<OwnedFd>,
 }
 
+/// What of the network a workload that stays in our process goes on to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// It makes sockets; without, it has those that are open already.
+    pub sockets: bool,
+    /// It listens on TCP ports.
+    pub listens: bool,
+    /// The TCP ports it connects to; `None` is any.
+    pub connects: Option<BTreeSet<u16>>,
+}
+
 /// What `Workload::prepare` made on the host for a file that only the child could see.
 pub struct Prepared {
     pub artifact: OwnedFd,
@@ -107,6 +119,9 @@ pub trait Workload {
 
     /// Descriptors that must stay open while the workload runs (after `ready`; wasm: guest tree, epoll, ...).
     fn keeps(&self) -> Vec<RawFd>;
+
+    /// Asked of an `in_process` workload after `ready`: what the kernel is to leave it of the network.
+    fn network(&self) -> Network;
 
     /// A pipe to which SIGTERM and SIGINT are written, so that the workload can end in its own time; `None`:
     /// they end the process. A second signal ends it in any case.

@@ -194,11 +194,18 @@ impl Root {
     /// Takes the id for a new container. The caller holds the container's lock until the Entry is dropped.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        let context = || format!("cannot make the state directory {}", self.dir.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).with_context(context)?;
         let dir = self.dir.join(id);
         // mkdir is the one atomic claim of the name: of two creates exactly one gets past here.
-        match DirBuilder::new().mode(0o700).create(&dir) {
+        let claim = || DirBuilder::new().mode(0o700).create(&dir);
+        let claimed = match claim() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let context = || format!("cannot make the state directory {}", self.dir.display());
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).with_context(context)?;
+                claim()
+            }
+            claimed => claimed,
+        };
+        match claimed {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(EXISTS),
             made => made.with_context(|| format!("cannot make {}", dir.display()))?,
         }
@@ -224,6 +231,13 @@ impl Root {
         let dir = self.dir.join(id);
         let record = read_record(&dir, id)?;
         Ok(Entry { dir, record, lock: None })
+    }
+
+    pub fn load_locked(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        let mut entry = Entry { dir: self.dir.join(id), record: Record::new(id), lock: None };
+        entry.lock()?;
+        Ok(entry)
     }
 
     /// Every id that has a directory, sorted. A root that does not exist yet holds no container.
@@ -288,7 +302,8 @@ impl Entry {
 
     /// Keeps the bytes of config.json that the container was made from.
     pub fn keep_config(&self, bytes: &[u8]) -> Result<()> {
-        self.replace(CONFIG, CONFIG_TEMP, bytes)
+        let path = self.dir.join(CONFIG);
+        write_private(&path, bytes).with_context(|| format!("cannot save {}", path.display()))
     }
 
     fn replace(&self, name: &str, temp: &str, bytes: &[u8]) -> Result<()> {
@@ -309,6 +324,11 @@ impl Entry {
 
     /// Removes the directory. Gone already is done.
     pub fn remove(self) -> Result<()> {
+        // What every container has. Whatever else there is, what follows removes.
+        let usual = [STATE, CONFIG].map(|name| std::fs::remove_file(self.dir.join(name)));
+        if usual.iter().all(std::io::Result::is_ok) && std::fs::remove_dir(&self.dir).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))

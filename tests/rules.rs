@@ -22,8 +22,10 @@ const HOMES: &[(&str, &str)] = &[
     ("wasmtime*", "executor/wasm/"),
     ("hickory*", "executor/wasm/"),
     ("hyper*", "executor/wasm/"),
+    ("redb", "executor/wasm/stores.rs"),
     ("rustls", "executor/wasm/"),
     ("tokio*", "executor/wasm/"),
+    ("landlock", "linux/"),
     ("libcontainer", "linux/"),
     ("libcgroups", "linux/"),
     ("libseccomp", "linux/"),
@@ -35,8 +37,8 @@ const HOMES: &[(&str, &str)] = &[
     ("protobuf", "linux/criu"),
 ];
 
-/// Besides src/linux: loading compiled code is unsafe by wasmtime's contract.
-const UNSAFE_FILES: &[&str] = &["executor/wasm/load.rs"];
+/// Besides src/linux: loading compiled code is unsafe by wasmtime's contract, and so is a name for the C runtime.
+const UNSAFE_FILES: &[&str] = &["executor/wasm/load.rs", "main.rs"];
 
 const MAX_FUNCTION: usize = 60;
 

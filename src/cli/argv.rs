@@ -171,7 +171,8 @@ fn boolean(value: &[u8]) -> Option<bool> {
 /// The number of words a verb takes, in runc's text.
 pub fn check_count(verb: &str, command: &Command, words: &[OsString]) -> Result<(), String> {
     let least = command.get_positionals().filter(|arg| arg.is_required_set()).count();
-    let rest = Order::of(command) == Order::FlagsFirst;
+    let list = |arg: &Arg| arg.get_num_args().is_some_and(|number| number.max_values() > 1);
+    let rest = Order::of(command) == Order::FlagsFirst || command.get_positionals().any(list);
     let most = if rest { usize::MAX } else { command.get_positionals().count() };
     if (least..=most).contains(&words.len()) {
         return Ok(());

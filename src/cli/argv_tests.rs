@@ -79,6 +79,7 @@ const TABLE: &[(&str, &str, &str)] = &[
          empty-ns=network network-lock=nftables lsm-profile=selinux:x lsm-mount-context=y",
     ),
     ("completion", "", ""),
+    ("cache", "a all fuel", "f=json format=table size=64m"),
 ];
 
 /// A verb that is not in the table is not held to anything.

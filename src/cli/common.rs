@@ -28,7 +28,13 @@ pub fn driver(globals: &Globals) -> Driver {
 
 /// What `linux` lends to the executors.
 pub fn host(globals: &Globals) -> Host<'static> {
-    Host { confine: &confine::run, execve: sys::execve, rootless: globals.rootless, settings: None }
+    Host {
+        confine: &confine::run,
+        execve: sys::execve,
+        exit: sys::exit_now,
+        rootless: globals.rootless,
+        settings: None,
+    }
 }
 
 pub const SIGKILL: i32 = 9;
@@ -52,6 +58,16 @@ pub fn memory_limit(spec: &Spec) -> Option<u64> {
         .limit()
         .and_then(|limit| u64::try_from(limit).ok())
         .filter(|limit| *limit > 0)
+}
+
+/// CPUs that the quota is worth, rounded up.
+pub fn cpus(spec: &Spec) -> Option<u64> {
+    // The kernel's own period where only a quota is given.
+    const PERIOD: u64 = 100_000;
+    let cpu = spec.linux().as_ref()?.resources().as_ref()?.cpu().as_ref()?;
+    let quota = u64::try_from(cpu.quota()?).ok().filter(|quota| *quota > 0)?;
+    let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
+    Some(quota.div_ceil(period))
 }
 
 /// The runtime-spec State document, as hooks read it.
@@ -88,8 +104,7 @@ pub fn status(entry: &Entry) -> Result<Status> {
 
 /// A container that nobody else changes until the entry goes, and what it is doing.
 pub fn hold(globals: &Globals, id: &str) -> Result<(Entry, Status)> {
-    let mut entry = globals.root.load(id)?;
-    entry.lock()?;
+    let entry = globals.root.load_locked(id)?;
     let status = status(&entry)?;
     Ok((entry, status))
 }
@@ -138,9 +153,11 @@ pub fn take_terminal_size(process: &mut Process) {
 pub fn destroy(entry: Entry) -> Result<()> {
     match (self::cgroup(&entry)?, entry.record.init) {
         (Some(cgroup), Some(_)) => {
-            // Without a pid namespace init's death leaves the others alive.
-            cgroup.signal_all(SIGKILL)?;
-            cgroup.remove()?;
+            if !cgroup.remove_empty() {
+                // Without a pid namespace init's death leaves the others alive.
+                cgroup.signal_all(SIGKILL)?;
+                cgroup.remove()?;
+            }
         }
         // A create that was killed before it had a process may not have made the cgroup: it may be another's.
         (Some(cgroup), None) => cgroup.remove_if_empty(),

@@ -62,7 +62,9 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
-    make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
+    let made = make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
+    // The process's end, which is next, unlocks it.
+    std::mem::forget(made);
     Ok(0)
 }
 
@@ -191,8 +193,9 @@ pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Re
     if !terminal {
         entry.record.descriptors = criu::standard_streams();
     }
-    entry.save()?;
+    // Nobody asks for it before the record says that there is a container.
     entry.keep_config(&bundle.config)?;
+    entry.save()?;
     Ok(cgroup)
 }
 
@@ -218,10 +221,12 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
         mounts: spec.mounts().as_deref().unwrap_or_default(),
         masked: linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default(),
         hooks: early,
+        stale: false,
         exec: false,
         root: root.as_fd(),
         bundle: &bundle.dir,
         memory: common::memory_limit(spec),
+        cpus: common::cpus(spec),
         called_as: &common::called_as(globals),
         handler: globals.handler.as_deref(),
         host: common::host(globals),
@@ -299,3 +304,7 @@ impl Console {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

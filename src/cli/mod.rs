@@ -2,6 +2,7 @@
 //! verbs' stories are in files of their own; no kernel calls here.
 
 pub mod argv;
+pub mod cache;
 pub mod checkpoint;
 mod common;
 pub mod completion;
@@ -32,6 +33,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::error::Failure;
+use crate::linux::kernel_file;
 use crate::log;
 use crate::state::Root;
 
@@ -119,6 +121,7 @@ macro_rules! verb {
 }
 
 const VERBS: &[Verb] = &[
+    verb!(cache, "show, prune or fill the cache of compiled WebAssembly"),
     verb!(checkpoint, "checkpoint a running container"),
     verb!(completion, "print a script that completes runw's command line in a shell"),
     verb!(create, "create a container", "runw create failed", 1),
@@ -295,7 +298,7 @@ fn sticky(dir: &Path) -> Result<PathBuf> {
 
 /// The initial user namespace maps every id onto itself (user_namespaces(7)).
 fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
     let words: Vec<&str> = map.split_ascii_whitespace().collect();
     !words.is_empty() && words != ["0", "0", "4294967295"]
 }

@@ -66,8 +66,9 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 
 /// Removes the container, unless it is to be kept, and gives on what it has come to, whatever its removal comes to.
 pub(super) fn finish(entry: Entry, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
-    if (ended.is_err() || !keep)
-        && let Err(error) = clear(entry, init)
+    let running = ended.is_err();
+    if (running || !keep)
+        && let Err(error) = clear(entry, init, running)
     {
         log::warn(&format!("{error:#}"));
     }
@@ -87,11 +88,13 @@ pub(super) fn attend(
     foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
 }
 
-fn clear(mut entry: Entry, init: &Init) -> Result<()> {
+fn clear(mut entry: Entry, init: &Init, running: bool) -> Result<()> {
     if let Err(error) = entry.lock() {
         return gone_already(error);
     }
-    lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
+    if running {
+        lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
+    }
     common::destroy(entry)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,6 +75,11 @@ impl Module<'_> {
     fn copy_to(&self, rootfs: &Path) -> Result<()> {
         let target = rootfs.join(self.name);
         std::fs::create_dir_all(rootfs).with_context(|| format!("cannot make {}", rootfs.display()))?;
+        let file = |path: &Path| std::fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+        if file(&target).is_some_and(|there| file(self.path) == Some(there)) {
+            // A file that is copied onto itself is empty afterwards.
+            return Ok(());
+        }
         std::fs::copy(self.path, &target).with_context(|| format!("cannot write {}", target.display()))?;
         Ok(())
     }
@@ -115,6 +121,15 @@ mod tests {
             runcs["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
             assert_eq!(serde_json::from_str::<Value>(&ours).unwrap(), runcs, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn a_module_that_is_in_the_root_already_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.wasm");
+        std::fs::write(&path, b"\0asm\x01\0\0\0").unwrap();
+        Module::open(&path).unwrap().copy_to(dir.path()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"\0asm\x01\0\0\0");
     }
 
     #[test]

@@ -225,7 +225,7 @@ fn lay(stored: &mut Value, asked: &Map<String, Value>) {
 
 /// runc's units.RAMInBytes: a decimal number, a space if one likes, and b, k, m, g, t or p for powers of 1024,
 /// also as kb or KiB. Negative only as -1.
-fn size(text: &str) -> Result<i64> {
+pub(super) fn size(text: &str) -> Result<i64> {
     if text == "-1" {
         return Ok(-1);
     }

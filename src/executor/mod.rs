@@ -16,12 +16,19 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Mount, Process};
 
-use crate::seam::{Confine, Granted, Needs, Prepared, Workload};
+use crate::seam::{Confine, Granted, Needs, Network, Prepared, Workload};
 use look::{Found, Place, View};
+use rustix::fs::{Mode, OFlags};
 use select::{Verdict, Wish};
+pub use wasm::{
+    Contents as CacheContents, Entry as CacheEntry, Prune, contents as cache_contents, prune as prune_cache,
+};
 
 /// execve(2), which only `linux` may call; returns only when it failed.
 pub type Execve = fn(&CStr, &[&CStr], &[&CStr]) -> io::Error;
+
+/// Ends the process at once, which only `linux` may do.
+pub type Exit = fn(i32) -> !;
 
 /// Everything the choice depends on (design section 5).
 pub struct Selection<'a, 'h> {
@@ -32,6 +39,9 @@ pub struct Selection<'a, 'h> {
     pub masked: &'a [String],
     /// True when hooks run before the container's process is looked up: they may put argv[0] there.
     pub hooks: bool,
+    /// True when `root` is not what the container's processes see: a guest's own root is its files as they were when
+    /// it started, and others may have mounted since.
+    pub stale: bool,
     /// exec: the init's wishes (annotations that force wasm) do not bind `exec sh`.
     pub exec: bool,
     /// O_PATH of the bundle's rootfs, or of `/proc/PID/root` for exec.
@@ -40,6 +50,8 @@ pub struct Selection<'a, 'h> {
     pub bundle: &'a Path,
     /// Bytes: the container's memory limit.
     pub memory: Option<u64>,
+    /// CPUs that its quota is worth, rounded up.
+    pub cpus: Option<u64>,
     /// How runw itself was called (argv[0]), and its `--handler`.
     pub called_as: &'a str,
     pub handler: Option<&'a str>,
@@ -51,6 +63,7 @@ pub struct Selection<'a, 'h> {
 pub struct Host<'a> {
     pub confine: &'a Confine<'a>,
     pub execve: Execve,
+    pub exit: Exit,
     pub rootless: bool,
     /// The operator's settings file; `None` is the usual one. Tests pass their own.
     pub settings: Option<&'a Path>,
@@ -80,10 +93,15 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         wish: wish.clone(),
         place,
         memory: selection.memory,
+        cpus: selection.cpus,
         annotations: wasm::ours(selection.annotations),
         host: selection.host,
     };
     if wish == Wish::Native {
+        return Ok(Box::new(chosen));
+    }
+    if selection.stale {
+        chosen.plan = Plan::Undecided;
         return Ok(Box::new(chosen));
     }
     let view = View::of_bundle(selection.root, selection.bundle, selection.mounts, selection.masked);
@@ -99,6 +117,17 @@ pub fn select<'h>(selection: &Selection<'_, 'h>) -> Result<Box<dyn Workload + 'h
         }
     }
     Ok(Box::new(chosen))
+}
+
+/// Compiles the module at a path of the host's as `create` would. False: it was compiled already.
+pub fn warm(path: &Path, fuel: bool, host: &Host) -> Result<bool> {
+    let name = path.display().to_string();
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {name:?}"))?;
+    let wish = Wish::Wasm { because: "runw cache warm".to_owned(), text: true };
+    let form = select::judge(&file, &wish, &name)?.with_context(|| format!("{name:?} is not WebAssembly"))?;
+    let bytes = select::read_whole(file, &name)?;
+    Ok(wasm::compiled(&bytes, form, &name, fuel, host)?.made)
 }
 
 enum Plan {
@@ -120,6 +149,7 @@ struct Chosen<'a> {
     wish: Wish,
     place: Place,
     memory: Option<u64>,
+    cpus: Option<u64>,
     annotations: Vec<(String, String)>,
     host: Host<'a>,
 }
@@ -127,16 +157,19 @@ struct Chosen<'a> {
 impl Chosen<'_> {
     fn compile(&self, file: OwnedFd, form: Verdict) -> Result<(OwnedFd, wasm::Kind)> {
         let bytes = select::read_whole(file, &self.place.name)?;
-        wasm::compiled(&bytes, form, &self.place.name, &self.host)
+        let fuel = wasm::is_fuelled(&self.annotations);
+        let code = wasm::compiled(&bytes, form, &self.place.name, fuel, &self.host)?;
+        Ok((code.artifact, code.kind))
     }
 
     fn guest(&self, artifact: OwnedFd, kind: wasm::Kind, function: Option<String>) -> wasm::Guest {
         let given = wasm::Given {
             memory: self.memory,
+            cpus: self.cpus,
             annotations: self.annotations.clone(),
             ..wasm::Given::new(&self.argv, &self.env, &self.place.cwd)
         };
-        wasm::Guest::new(artifact, kind, function, given)
+        wasm::Guest::new(artifact, kind, function, given, self.host.exit)
     }
 
     fn native(&self) -> Plan {
@@ -211,6 +244,13 @@ impl Workload for Chosen<'_> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),
             Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Vec::new(),
+        }
+    }
+
+    fn network(&self) -> Network {
+        match &self.plan {
+            Plan::Wasm(guest) => guest.network(),
+            Plan::Native(_) | Plan::Undecided | Plan::Judged { .. } => Network::default(),
         }
     }
 

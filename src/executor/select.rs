@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -71,7 +70,13 @@ fn wished(
             }
         };
     }
+    // Kubernetes gives a pod's annotations to each of its containers, native ones too (crun #829).
+    let in_a_pod =
+        get("io.kubernetes.cri.container-type").or(get("io.kubernetes.cri-o.ContainerType")).is_some();
     match get("module.wasm.image/variant") {
+        Some("compat") if in_a_pod => {
+            return Ok(smart(name, "annotation module.wasm.image/variant=compat", true));
+        }
         Some("compat") => return Ok(wasm("annotation module.wasm.image/variant=compat".to_owned(), true)),
         Some("compat-smart") => {
             return Ok(smart(name, "annotation module.wasm.image/variant=compat-smart", true));
@@ -118,14 +123,13 @@ fn platform(annotations: &HashMap<String, String>) -> Option<String> {
 
 /// What the file is, by its first bytes; `None` is native. An error where the wish and the file disagree.
 pub fn judge(file: &OwnedFd, wish: &Wish, name: &str) -> Result<Option<Verdict>> {
-    let file = File::from(file.try_clone().context("dup")?);
     let mut head = [0; 64];
     let mut len = 0;
     while len < head.len() {
-        match file.read_at(&mut head[len..], len as u64) {
+        match rustix::io::pread(file, &mut head[len..], len as u64) {
             Ok(0) => break,
             Ok(count) => len += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(rustix::io::Errno::INTR) => {}
             // What cannot be read cannot be wasm for us; the kernel may still execute it.
             Err(_) if *wish == Wish::Auto => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("read {name:?}")),
@@ -244,6 +248,17 @@ mod tests {
         let unknown = said(&[("run.oci.handler", "krun")], "runw", None, "/a").unwrap_err().to_string();
         assert!(unknown.contains("run.oci.handler") && unknown.contains("krun"));
         assert_eq!(said(&[("module.wasm.image/variant", "x")], "runw", None, "/a").unwrap(), Wish::Auto);
+    }
+
+    #[test]
+    fn compat_of_a_pod_is_each_container_s_and_no_more_than_smart() {
+        for key in ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"] {
+            let wish = |name| {
+                said(&[(key, "container"), ("module.wasm.image/variant", "compat")], "runw", None, name)
+            };
+            assert_eq!(wish("/envoy").unwrap(), Wish::Auto);
+            assert!(is_wasm(wish("/a.wasm"), true));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::sys;
 
 /// The sets as bits. What cannot be had is in none of them, and is named by `warnings`.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     bounding: u64,
     effective: u64,
@@ -27,13 +27,13 @@ impl Caps {
     /// No `capabilities` means none, as in runc.
     pub fn of(sets: Option<&LinuxCapabilities>) -> Result<Caps> {
         let Some(sets) = sets else { return Ok(Caps::default()) };
-        let known = caps::runtime::thread_all_supported().iter().fold(0, |bits, cap| bits | cap.bitmask());
         // capabilities(7): with SECBIT_NO_CAP_AMBIENT_RAISE, of the caller's making, none can be raised.
         const NO_CAP_AMBIENT_RAISE: i32 = 1 << 6;
-        let may_raise = sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")?
-            & NO_CAP_AMBIENT_RAISE
-            == 0;
-        Caps::within(sets, known, may_raise)
+        let any = sets.ambient().as_ref().is_some_and(|ambient| !ambient.is_empty());
+        let securebits =
+            if any { sys::prctl(libc::PR_GET_SECUREBITS, 0).context("read the securebits")? } else { 0 };
+        let may_raise = securebits & NO_CAP_AMBIENT_RAISE == 0;
+        Caps::within(sets, supported(), may_raise)
     }
 
     fn within(sets: &LinuxCapabilities, known: u64, may_raise: bool) -> Result<Caps> {
@@ -57,6 +57,24 @@ impl Caps {
         caps.unraisable = caps.ambient & !raisable;
         caps.ambient &= raisable;
         Ok(caps)
+    }
+
+    /// What of them WASI has a use for: the files of others, and low ports. It has no call that changes an owner, and
+    /// none for what the rest permit, so those could only serve whoever breaks out of the engine.
+    pub fn of_a_guest(&self) -> Caps {
+        use caps::Capability::{
+            CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_NET_BIND_SERVICE,
+        };
+        let useful = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_NET_BIND_SERVICE];
+        let useful = useful.iter().fold(0, |bits, cap| bits | cap.bitmask());
+        Caps {
+            bounding: self.bounding & useful,
+            effective: self.effective & useful,
+            inheritable: self.inheritable & useful,
+            permitted: self.permitted & useful,
+            ambient: self.ambient & useful,
+            ..*self
+        }
     }
 
     /// What of the configuration the process will not have.
@@ -109,6 +127,15 @@ impl Caps {
     }
 }
 
+/// What this kernel has of the capabilities with a name. Their numbers have no gaps, so the last tells (`caps` asks
+/// for each: 41 calls).
+fn supported() -> u64 {
+    let named = caps::all().iter().fold(0, |bits, cap| bits | cap.bitmask());
+    let newest = (0..64).rev().filter(|cap| named & (1 << cap) != 0);
+    let last = newest.into_iter().find(|&cap| sys::prctl(libc::PR_CAPBSET_READ, cap).is_ok());
+    last.map_or(0, |last| named & (u64::MAX >> (63 - last)))
+}
+
 fn bits(set: Option<&Capabilities>) -> Result<u64> {
     set.into_iter().flatten().try_fold(0, |bits, cap| {
         let name = format!("CAP_{cap}");
@@ -155,6 +182,16 @@ mod tests {
         assert_eq!((caps.bounding, caps.effective, caps.permitted), (1 << 0, 1 << 5, 1 << 5));
         assert_eq!((caps.inheritable, caps.ambient), (0, 0));
         assert_eq!(caps.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn a_guest_has_what_wasi_has_a_use_for() {
+        let all = [Chown, Kill, Capability::SysAdmin, Capability::DacOverride, Capability::NetBindService];
+        let guest = Caps::within(&sets(&all, &all, &all, &all), u64::MAX, true).unwrap().of_a_guest();
+        let useful = 1 << 1 | 1 << 10;
+        assert_eq!((guest.bounding, guest.effective, guest.permitted), (useful, useful, useful));
+        assert_eq!((guest.inheritable, guest.ambient), (useful, useful));
+        assert_eq!(Caps::default().of_a_guest(), Caps::default());
     }
 
     #[test]

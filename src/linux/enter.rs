@@ -10,26 +10,35 @@ use rustix::fs::{Mode, OFlags};
 use super::attributes::Attributes;
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
-use super::{fds, guest_filter, guest_tree, labels, pid1, process, sys, terminal};
+use super::{fds, guest_filter, guest_landlock, guest_tree, labels, pid1, process, sys, terminal};
 use crate::seam::{Granted, Prepared, Workload};
 
 /// Handles on this process's own procfs directory, taken while the host's procfs can be seen: the container may
 /// have none, or one that an image or a volume has a hand in.
 pub struct Proc {
     dir: OwnedFd,
+    guest: Option<Guest>,
+}
+
+/// What only a workload in this process needs.
+struct Guest {
     fd: OwnedFd,
     area: pid1::Area,
 }
 
 impl Proc {
-    pub fn open() -> Result<Proc> {
+    pub fn open(workload: &dyn Workload) -> Result<Proc> {
         let open = |path: &str| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {path}"))
         };
         let dir = open("/proc/self")?;
-        let area = pid1::Area::remember(dir.as_fd())?;
-        Ok(Proc { dir, fd: open("/proc/self/fd")?, area })
+        let guest = if workload.undecided() || workload.needs().in_process {
+            Some(Guest { area: pid1::Area::remember(dir.as_fd())?, fd: open("/proc/self/fd")? })
+        } else {
+            None
+        };
+        Ok(Proc { dir, guest })
     }
 }
 
@@ -50,6 +59,9 @@ pub struct Entering<'a> {
     pub in_running: bool,
     /// crun's annotation: the caller's supplementary groups stay.
     pub keep_groups: bool,
+    /// startContainer hooks run in this process's place before a guest does: with the container's root, and with
+    /// what it may do.
+    pub hooks_first: bool,
     /// Descriptors that outlive the wait for `start`.
     pub hold: Vec<RawFd>,
 }
@@ -71,13 +83,18 @@ impl Entering<'_> {
     pub fn drop_privileges(&mut self, workload: &mut dyn Workload) -> Result<()> {
         let needs = workload.needs();
         let no_new_privileges = self.no_new_privileges(workload);
-        let granted = match &self.proc {
+        let granted = match self.proc.as_ref().and_then(|proc| proc.guest.as_ref()) {
             // While mounts can still be made.
-            Some(proc) if needs.guest_tree => Granted {
-                tree: Some(self.guest_tree(proc).context("build the guest's file tree")?),
-                proc_fd: Some(proc.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
+            Some(guest) if needs.guest_tree => Granted {
+                tree: Some(self.guest_tree().context("build the guest's file tree")?),
+                proc_fd: Some(guest.fd.try_clone().context("duplicate the handle on /proc/self/fd")?),
             },
             _ => Granted::default(),
+        };
+        let moved = match &granted.tree {
+            // Before a profile that may forbid it.
+            Some(tree) if !self.hooks_first => Some(self.move_in(tree)?),
+            _ => None,
         };
         labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
         if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
@@ -93,7 +110,7 @@ impl Entering<'_> {
         }
         self.attributes.apply()?;
         fds::close_on_exec_from(self.first_free_fd)?;
-        let in_cwd = process::enter_cwd(self.process)?;
+        let in_cwd = moved.map_or_else(|| process::enter_cwd(self.process), Ok)?;
         if !no_new_privileges {
             // A profile may forbid what closes descriptors (Docker's before 2021 knows no close_range), and a native
             // program, the only kind that comes here, opens no more of them. It may forbid getcwd(2) just as well.
@@ -101,7 +118,9 @@ impl Entering<'_> {
             // seccomp(2): without no_new_privs loading needs CAP_SYS_ADMIN, which is about to go.
             self.load_filter()?;
         }
-        process::take_on(self.process, &self.attributes.caps, self.proc_self()?, in_cwd, self.keep_groups)?;
+        let own = self.attributes.caps;
+        let caps = if needs.in_process && !self.hooks_first { own.of_a_guest() } else { own };
+        process::take_on(self.process, &caps, self.proc_self()?, in_cwd, self.keep_groups)?;
         if self.dumpable {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }
@@ -110,29 +129,44 @@ impl Entering<'_> {
             // Only now: under the container's label neither we nor the kernel could read or map compiled code.
             labels::selinux_now(self.process, self.proc_self()?)?;
         }
-        self.area = self.proc.take().map(|proc| proc.area);
+        self.area = self.proc.take().and_then(|proc| proc.guest).map(|guest| guest.area);
         if no_new_privileges {
             self.close_all_but_needed(workload)?;
+            if needs.in_process && !self.hooks_first {
+                // Before a profile that does not know these calls.
+                guest_landlock::restrict(&workload.network())?;
+            }
             // As late as can be: the less the process still has to do, the tighter the profile may be.
             self.load_filter()?;
         }
         Ok(())
     }
 
+    /// The guest's files become the root: to whoever breaks out of the engine no path leads to the container's /proc
+    /// and /dev, and with its own /proc/self/mem a process undoes any limit that is not the kernel's. The cwd is judged
+    /// as any process's is, and left, since it lies outside.
+    fn move_in(&self, tree: &OwnedFd) -> Result<bool> {
+        let in_cwd = process::enter_cwd(self.process)?;
+        rustix::process::fchdir(tree).context("enter the guest's file tree")?;
+        rustix::process::chroot(".").context("make the guest's file tree the root")?;
+        Ok(in_cwd)
+    }
+
     /// While it waits the process holds nothing that leads out of the container: not what libraries keep (pathrs caches
     /// a procfs of its own), and our procfs handles no longer than they are needed.
     fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
-        let ours = self.proc.iter().flat_map(|proc| [proc.dir.as_raw_fd(), proc.fd.as_raw_fd()]);
+        let guest = self.proc.iter().filter_map(|proc| proc.guest.as_ref()).map(|guest| guest.fd.as_raw_fd());
+        let ours = self.proc.iter().map(|proc| proc.dir.as_raw_fd()).chain(guest);
         let talk = [self.talk, self.channel.fd()].into_iter().chain(self.hold.iter().copied());
         let keep: Vec<RawFd> = workload.keeps().into_iter().chain(talk).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }
 
-    fn guest_tree(&self, proc: &Proc) -> Result<OwnedFd> {
+    fn guest_tree(&self) -> Result<OwnedFd> {
         if self.in_running {
-            guest_tree::build_in_running(proc.dir.as_fd())
+            guest_tree::build_in_running(self.proc_self()?)
         } else {
-            guest_tree::build(proc.dir.as_fd())
+            guest_tree::build(self.proc_self()?)
         }
     }
 
@@ -160,7 +194,7 @@ impl Entering<'_> {
         }
         let keep: Vec<RawFd> =
             workload.keeps().into_iter().chain(talk.as_ref().map(AsRawFd::as_raw_fd)).collect();
-        self.become_guest(&keep, workload.stop()).inspect_err(told)?;
+        self.become_guest(&keep, workload).inspect_err(told)?;
         // End of file is what says "it runs".
         drop(talk);
         workload.run()
@@ -168,13 +202,18 @@ impl Entering<'_> {
 
     /// Nothing of runw's is left in the process that the guest could be made to use: no descriptor, no argument,
     /// no environment.
-    fn become_guest(&mut self, keep: &[RawFd], stop: Option<RawFd>) -> Result<()> {
+    fn become_guest(&mut self, keep: &[RawFd], workload: &dyn Workload) -> Result<()> {
         let area = self.area.context("internal: memory areas were not remembered")?;
         fds::close_all_but(self.first_free_fd, keep)?;
         let argv = self.process.args().iter().flatten().map(|arg| std::ffi::CString::new(arg.as_str()));
         let argv = argv.collect::<Result<Vec<_>, _>>().context("process.args")?;
-        pid1::become_init(&area, &argv, rustix::process::getpid().is_init(), stop)?;
-        guest_filter::load()
+        pid1::become_init(&area, &argv, rustix::process::getpid().is_init(), workload.stop())?;
+        let network = workload.network();
+        if self.hooks_first {
+            self.attributes.caps.of_a_guest().apply()?;
+            guest_landlock::restrict(&network)?;
+        }
+        guest_filter::load(&network)
     }
 }
 

@@ -238,6 +238,7 @@ fn child(
         dumpable: inherited.unprivileged,
         in_running: true,
         keep_groups: exec.keep_groups,
+        hooks_first: false,
         hold: Vec::new(),
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
@@ -264,7 +265,7 @@ fn prepare(
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
-    entering.proc = Some(Proc::open()?);
+    entering.proc = Some(Proc::open(workload)?);
     if inherited.kinds != 0 {
         sys::setns(inherited.init.as_fd(), inherited.kinds).context("join the container's namespaces")?;
     }

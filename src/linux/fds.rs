@@ -1,7 +1,7 @@
 //! Which descriptors a workload starts with: the three standard streams, those its caller asked to pass, and for a
 //! workload in our own process those it keeps. Nothing else.
 
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 
@@ -20,7 +20,7 @@ impl Preserved {
     /// itself would otherwise get its number and be passed on.
     pub fn find(preserve: u32) -> Result<Preserved> {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-        let ours = number("LISTEN_PID") == Some(std::process::id());
+        let ours = number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
         let listen = if ours { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
         let preserved = Preserved { listen, count: preserve };
         for fd in 3..preserved.end() {
@@ -52,6 +52,16 @@ impl Preserved {
 /// caller's may not be (CVE-2024-21626).
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     sys::close_on_exec_from(first).context("mark descriptors close-on-exec")
+}
+
+/// Closes descriptors by ranges.
+pub fn close(fds: Vec<OwnedFd>) {
+    let mut numbers: Vec<u32> = fds.into_iter().map(|fd| fd.into_raw_fd() as u32).collect();
+    numbers.sort_unstable();
+    for range in numbers.chunk_by(|one, next| *next == one + 1) {
+        // As dropping them, which has nobody to tell either.
+        let _ = sys::close_range(range[0], range[range.len() - 1]);
+    }
 }
 
 /// Closes everything from `first` but `keep`.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
 use crate::linux::notify::Proxy;
-use crate::linux::sys;
+use crate::linux::{kernel_file, sys};
 use crate::seam::Process;
 
 /// A write this small never blocks on a pipe that poll(2) calls writable (PIPE_BUF, pipe(7)).
@@ -44,10 +44,17 @@ impl Signals {
     }
 }
 
-/// In the child: every disposition to its default and an empty mask, as execve(2) leaves both of them otherwise
-/// unchanged. Rust's runtime ignores SIGPIPE, and a workload must not inherit that.
-pub fn reset_signals_in_child() -> Result<()> {
-    for signal in 1..=LAST_SIGNAL {
+/// The signals that are ignored, a bit each from 1 up: proc_pid_status(5). All of them where it does not say.
+pub fn ignored() -> u64 {
+    let status = kernel_file::read_value("/proc/self/status").unwrap_or_default();
+    let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    field.and_then(|field| u64::from_str_radix(field.trim(), 16).ok()).unwrap_or(u64::MAX)
+}
+
+/// In the child, whose handlers the clone has reset: what is `ignored` to its default and an empty mask, as execve(2)
+/// leaves both of them unchanged. We ignore SIGPIPE, and a workload must not inherit that.
+pub fn reset_signals_in_child(ignored: u64) -> Result<()> {
+    for signal in (1..=LAST_SIGNAL).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
         // EINVAL: SIGKILL and SIGSTOP cannot have a disposition.
         match set_default(signal) {
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
@@ -538,7 +545,7 @@ mod tests {
                     rustix::process::setsid()?;
                     terminal::make_controlling(pty.slave.as_fd())?;
                 }
-                reset_signals_in_child()?;
+                reset_signals_in_child(u64::MAX)?;
                 let error = Command::new("/bin/sh").args(["-c", script]).exec();
                 Err(error.into())
             }

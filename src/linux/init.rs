@@ -86,6 +86,7 @@ fn live(
         dumpable: !privileged,
         in_running: false,
         keep_groups: create.keep_groups,
+        hooks_first: has_start_hooks(create),
         hold: start_hooks_output(create),
     };
     let made = prepare(create, plan, joiner, sources, console, &mut entering, workload)
@@ -117,13 +118,14 @@ fn prepare(
     channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     spawn::settle(&plan, &joiner, channel)?;
-    drop(joiner);
+    // `let_go` has closed what is in it.
+    std::mem::forget(joiner);
     if rustix::process::getpid().is_init() {
         // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
         // the default actions back.
-        pid1::end_on_signals().context("handle signals")?;
+        pid1::end_while_created().context("handle signals")?;
     }
-    entering.proc = Some(Proc::open()?);
+    entering.proc = Some(Proc::open(workload)?);
     if !create.no_new_keyring {
         // After the ids: it belongs to the container's root.
         entering.join_session_keyring(create.id)?;
@@ -134,9 +136,9 @@ fn prepare(
     set_names(create)?;
     process::write_sysctls(create.spec)?;
     let linux = create.spec.linux().as_ref();
-    rootfs::protect_paths(linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default())?;
+    let read_only = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
     let masked = linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default();
-    rootfs::mask_paths(masked, Label::of(create.spec))?;
+    rootfs::protect(read_only, masked, Label::of(create.spec))?;
 
     if workload.undecided() {
         enter::look(channel, workload)?;
@@ -194,7 +196,9 @@ fn enter_root(
         rootfs::bind_console(slave.as_fd())?;
     }
     root.finish(&mounted)?;
-    process::set_umask(create.process);
+    if create.process.user().umask().is_some() {
+        process::set_umask(create.process);
+    }
     Ok(())
 }
 
@@ -226,8 +230,11 @@ fn wait_for_start(listener: &OwnedFd) -> Result<()> {
 
 /// While it waits, init holds a file of the host's for no other reason.
 fn start_hooks_output(create: &Create<'_>) -> Vec<RawFd> {
-    let hooks = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-    if hooks.is_some() { create.hook_output.fds() } else { Vec::new() }
+    if has_start_hooks(create) { create.hook_output.fds() } else { Vec::new() }
+}
+
+fn has_start_hooks(create: &Create<'_>) -> bool {
+    create.spec.hooks().as_ref().is_some_and(|hooks| hooks.start_container().is_some())
 }
 
 fn start_hooks(create: &Create<'_>) -> Result<()> {

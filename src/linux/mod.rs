@@ -12,9 +12,13 @@ pub mod exec;
 pub mod fds;
 pub mod foreground;
 mod guest_filter;
+mod guest_landlock;
 mod guest_tree;
 pub mod hooks;
 mod init;
+#[cfg(test)]
+pub mod intruder;
+pub mod kernel_file;
 mod labels;
 pub mod lifecycle;
 mod namespaces;

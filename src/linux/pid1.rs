@@ -2,7 +2,7 @@
 //! process. It must leave nothing of runw's argv and environment readable, and must not depend on a /proc.
 
 use std::ffi::{CStr, CString};
-use std::io::{self, Read};
+use std::io;
 use std::mem::size_of;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 
-use crate::linux::sys;
+use crate::linux::{kernel_file, sys};
 
 /// Where the kernel thinks this process's memory areas are: the numbers that `/proc/PID/cmdline` and `environ`
 /// are read by.
@@ -30,8 +30,7 @@ impl Area {
     pub fn remember(proc_self: BorrowedFd<'_>) -> Result<Area> {
         let stat = rustix::fs::openat(proc_self, "stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .context("cannot open /proc/self/stat")?;
-        let mut text = String::new();
-        std::fs::File::from(stat).read_to_string(&mut text).context("cannot read /proc/self/stat")?;
+        let text = kernel_file::read_open(stat).context("cannot read /proc/self/stat")?;
         let area = Area::parse(&text).context("cannot understand /proc/self/stat")?;
         ensure!(area.is_ours(), "/proc/self/stat is of another process, or the kernel hides its addresses");
         Ok(area)
@@ -89,33 +88,45 @@ pub fn become_init(area: &Area, argv: &[CString], is_pid1: bool, stop: Option<Ra
     Ok(())
 }
 
+/// The signals that end runc's init, a Go program, while it waits for `start`.
+const ENDING_AT_ONCE: [i32; 8] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGTERM,
+    libc::SIGSTKFLT,
+    libc::SIGSYS,
+];
+
+/// With those and the real-time ones: all that end a process by default. Ignored and stopping signals stay as they
+/// are, and so do the four that the engine needs for traps; the kernel forces those on an init too when they are real.
+const ENDING: [i32; 9] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+];
+
 /// pid_namespaces(7): the init of a pid namespace gets only signals it has a handler for, so without these a
-/// `kill -TERM` would do nothing where any other process ends. Ignored and stopping signals stay as they are, and
-/// so do the four that the engine needs for traps; the kernel forces those on an init too when they are real.
-pub fn end_on_signals() -> io::Result<()> {
-    const ENDING: [i32; 17] = [
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGTRAP,
-        libc::SIGABRT,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-        libc::SIGALRM,
-        libc::SIGTERM,
-        libc::SIGSTKFLT,
-        libc::SIGXCPU,
-        libc::SIGXFSZ,
-        libc::SIGVTALRM,
-        libc::SIGPROF,
-        libc::SIGIO,
-        libc::SIGPWR,
-        libc::SIGSYS,
-    ];
-    for signal in ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
-        set_action(signal, end_by_signal as *const () as libc::sighandler_t)?;
-    }
-    Ok(())
+/// `kill -TERM` would do nothing where any other process ends.
+pub fn end_while_created() -> io::Result<()> {
+    ENDING_AT_ONCE.into_iter().try_for_each(end_on)
+}
+
+fn end_on_signals() -> io::Result<()> {
+    end_while_created()?;
+    ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()).try_for_each(end_on)
+}
+
+fn end_on(signal: i32) -> io::Result<()> {
+    set_action(signal, end_by_signal as *const () as libc::sighandler_t)
 }
 
 extern "C" fn end_by_signal(signal: i32) {
@@ -253,7 +264,7 @@ fn set_comm(name: &CStr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::fd::{AsFd, OwnedFd};
     use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! What `process` in config.json says of a process: limits set from outside, and identity and directory taken on from
 //! inside, in runc's order.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::capabilities::Caps;
-use super::{rootfs, sys};
+use super::{kernel_file, rootfs, sys};
 
 /// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
 pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
@@ -99,10 +99,17 @@ pub fn take_on(
 ) -> Result<()> {
     // Before the change of ids, while CAP_SETPCAP is there.
     caps.drop_bounding()?;
-    sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("keep capabilities over setuid")?;
     fix_stdio_owner(process.user().uid())?;
+    // capabilities(7): they would go with the last id that is 0.
+    let leaves_root = process.user().uid() != 0;
+    let keep = |yes| sys::prctl(libc::PR_SET_KEEPCAPS, yes).context("keep capabilities over setuid");
+    if leaves_root {
+        keep(1)?;
+    }
     set_ids(process, proc_self, keep_groups)?;
-    sys::prctl(libc::PR_SET_KEEPCAPS, 0).context("keep capabilities over setuid")?;
+    if leaves_root {
+        keep(0)?;
+    }
     if !in_cwd && !enter_cwd(process)? {
         bail!("process.cwd: chdir to {:?}: permission denied", process.cwd());
     }
@@ -133,8 +140,7 @@ fn set_ids(process: &Process, proc_self: BorrowedFd<'_>, keep_groups: bool) -> R
 fn groups_are_denied(proc_self: BorrowedFd<'_>) -> Result<bool> {
     let file = rustix::fs::openat(proc_self, "setgroups", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context("open /proc/self/setgroups")?;
-    let mut text = String::new();
-    std::fs::File::from(file).read_to_string(&mut text).context("read /proc/self/setgroups")?;
+    let text = kernel_file::read_open(file).context("read /proc/self/setgroups")?;
     Ok(text.trim() == "deny")
 }
 

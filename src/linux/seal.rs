@@ -7,6 +7,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -19,16 +20,35 @@ use super::sys;
 /// Set for the sealed copy alone, and taken away by it. Whoever can set it can run any program anyway.
 const MARK: &str = "_RUNW_SEALED";
 
+/// Verbs whose process becomes, or makes, one inside a container.
+const VERBS: [&str; 3] = ["create", "exec", "run"];
+
+/// Spares the first process to parse what the sealed one will parse again. A word that only looks like such a verb
+/// costs a needless seal; a failure is the verb's own to report.
+pub fn before_parsing(args: &[OsString]) {
+    if args.iter().skip(1).any(|word| VERBS.iter().any(|verb| word == verb)) {
+        let _ = ensure();
+    }
+}
+
+/// Whether we are the sealed copy.
+static SEALED: AtomicBool = AtomicBool::new(false);
+
 /// Returns in the sealed process only; the first call replaces this process by it.
 pub fn ensure() -> Result<()> {
+    if SEALED.load(Relaxed) {
+        return Ok(());
+    }
     if std::env::var_os(MARK).is_some_and(|mark| mark == std::process::id().to_string().as_str()) {
         sys::forget_env(MARK);
+        SEALED.store(true, Relaxed);
         return Ok(());
     }
     let exe = std::fs::read_link("/proc/self/exe").context("read /proc/self/exe")?;
-    let sealed = match overlay(&exe) {
-        Ok(fd) => fd,
-        Err(_) => copy()?,
+    // Held until the execve closes all of them.
+    let (sealed, _holds) = match overlay(&exe) {
+        Ok((file, holds)) => (file, Some(holds)),
+        Err(_) => (copy()?, None),
     };
     let argv = std::env::args_os().map(cstring).collect::<Result<Vec<_>>>()?;
     let mut env = std::env::vars_os()
@@ -46,7 +66,7 @@ pub fn ensure() -> Result<()> {
 
 /// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted. It
 /// wants two lower layers; any directory that has nothing to do with ours will do for the second.
-fn overlay(exe: &Path) -> Result<OwnedFd> {
+fn overlay(exe: &Path) -> Result<(OwnedFd, [OwnedFd; 2])> {
     let (directory, name) = exe.parent().zip(exe.file_name()).context("no directory")?;
     let second = ["/run", "/tmp", "/sys", "/usr"].iter().map(Path::new);
     let second = second
@@ -64,7 +84,7 @@ fn overlay(exe: &Path) -> Result<OwnedFd> {
     // The name may have been given to another file since we were started.
     let (ours, theirs) = (rustix::fs::stat("/proc/self/exe")?, rustix::fs::fstat(&file)?);
     anyhow::ensure!(ours.st_size == theirs.st_size && ours.st_mtime == theirs.st_mtime, "not the same file");
-    Ok(file)
+    Ok((file, [context, mount]))
 }
 
 /// overlayfs.rst: a colon in a layer's path is escaped, and so is the backslash.

@@ -10,7 +10,7 @@ use rustix::process::{
 use super::cgroup::Joiner;
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
-use super::{foreground, sys};
+use super::{foreground, kernel_file, sys};
 use crate::seam::Process;
 
 /// The process as its parent holds it.
@@ -46,13 +46,14 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
 /// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
 pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
     let (ours, theirs) = Channel::pair()?;
+    let ignored = foreground::ignored();
     match sys::clone3(namespaces, joiner.into_cgroup(), false)
         .context("clone a process into the container")?
     {
         sys::Cloned::Child => {
             drop(ours);
-            let joined =
-                foreground::reset_signals_in_child().and_then(|()| joiner.enter().context("join the cgroup"));
+            let reset = foreground::reset_signals_in_child(ignored);
+            let joined = reset.and_then(|()| joiner.enter().context("join the cgroup"));
             Ok(or_end(joined, theirs))
         }
         sys::Cloned::Parent { pid, pidfd } => {
@@ -154,7 +155,7 @@ pub fn start_time(pid: i32) -> Result<u64> {
 /// State letter and start time; `None` when there is no such process.
 pub fn stat(pid: i32) -> Result<Option<(char, u64)>> {
     let path = format!("/proc/{pid}/stat");
-    let text = match std::fs::read_to_string(&path) {
+    let text = match kernel_file::read_value(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),

@@ -5,6 +5,29 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// What Rust's runtime does before `main` that matters to us (std, sys/pal/unix): no descriptor we open may become
+/// a standard stream, and a closed pipe is an error, not a signal.
+pub fn start() {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: three live structures; a timeout of 0 never waits.
+    let polled = unsafe { libc::poll(streams.as_mut_ptr(), streams.len() as libc::nfds_t, 0) };
+    let closed = |stream: &&libc::pollfd| polled < 0 || stream.revents & libc::POLLNVAL != 0;
+    for stream in streams.iter().filter(closed).filter(|stream| is_closed(stream.fd)) {
+        // SAFETY: the path is a NUL-terminated literal. It gets the lowest free number, this one.
+        let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if opened != stream.fd {
+            exit_now(1);
+        }
+    }
+    // The heap grows by as much as most verbs need: a step of 128 KiB each is a call each.
+    const STEP: i32 = 512 << 10;
+    // SAFETY: SIG_IGN is no code of ours, and mallopt sets a number.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::mallopt(libc::M_TOP_PAD, STEP);
+    }
+}
+
 /// Which side of `clone3` we are on.
 pub enum Cloned {
     Child,
@@ -20,7 +43,9 @@ pub fn clone3(namespaces: u64, into_cgroup: Option<BorrowedFd<'_>>, sibling: boo
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain integers; all-zero is its documented "nothing asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    // Not libc's name for the second: its c_int overflows to 0. It is CLONE_CLEAR_SIGHAND (5.5): what a handler of ours
+    // would do is not the child's.
+    args.flags = namespaces | libc::CLONE_PIDFD as u64 | 0x1_0000_0000;
     args.pidfd = &raw mut pidfd as u64;
     if sibling {
         // clone3(2): with CLONE_PARENT the exit signal is the parent's own and must be given as 0.
@@ -217,11 +242,9 @@ pub fn interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(libc::IFNAMSIZ - 1)) {
         *to = *from as libc::c_char;
     }
-    // SAFETY: `request` is a live ifreq, which both ioctls take.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into())?;
-    // SAFETY: SIOCGIFFLAGS filled exactly this member of the union.
-    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
-    // SAFETY: as above.
+    // The only flag of a new loopback interface that can be changed and is not 0 already.
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: `request` is a live ifreq, which the ioctl takes.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }.into())
 }
 

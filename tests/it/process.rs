@@ -567,10 +567,9 @@ fn each_container_has_a_session_keyring_of_its_own() {
     };
     let unmasked = |text: &str| Bundle::sh(text).edit(|c| c["linux"]["maskedPaths"] = json!([]));
     let c = Container::up(unmasked("cat /proc/keys; exec sleep 100"));
-    c.wait_out("keyring");
     // runc's name for it begins with "_ses.", crun's is the bare id.
     let own = format!("{}: empty", c.id);
-    assert!(c.out().contains(&own), "{}", c.out());
+    c.wait_out(&own);
     assert!(c.sh("cat /proc/keys").contains(&own));
     assert!(!keys.contains(&own));
     let bare = Container::new(unmasked("cat /proc/keys"));

@@ -97,7 +97,9 @@ fn exec_joins_too() {
     u.up();
     let id = u.c.id.clone();
     let mut exec = spawn(&mut u.inside(&u.c.command(&["exec", &id, "/bin/sleep", "100"])));
-    until("two processes in the cgroup", || u.procs().len() == 2);
+    let runs_sleep =
+        |pid: &&i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    until("two processes in the cgroup", || u.procs().iter().filter(runs_sleep).count() == 2);
     u.call(&["delete", "--force", &id]).ok();
     assert_eq!(exec.wait().code, 137);
 }

@@ -392,7 +392,7 @@ fn entries(dir: &Path) -> Vec<(std::path::PathBuf, u64, u64)> {
             let meta = entry.metadata().expect("stat");
             if meta.is_dir() {
                 todo.push(entry.path());
-            } else if meta.len() > 0 {
+            } else if entry.file_name().len() == 64 {
                 all.push((entry.path(), meta.ino(), meta.len()));
             }
         }
@@ -474,26 +474,6 @@ fn a_cache_on_a_noexec_file_system_is_copied_from() {
 }
 
 #[test]
-fn many_creates_of_one_module_at_once() {
-    if runw_only("wasm") {
-        return;
-    }
-    let cache = tempfile::tempdir().expect("tempdir");
-    std::fs::set_permissions(cache.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .expect("chmod");
-    std::thread::scope(|s| {
-        let all: Vec<_> = (0..6)
-            .map(|_| {
-                s.spawn(|| run_with_cache(&Container::new(Bundle::wasm("rust-p2.wasm", &[])), cache.path()))
-            })
-            .collect();
-        for one in all {
-            assert_eq!(one.join().expect("join").ok().out, "hello from wasm (rust)\n");
-        }
-    });
-}
-
-#[test]
 fn memory_growth_ends_at_the_limit() {
     if runw_only("wasm") {
         return;
@@ -513,7 +493,7 @@ fn a_small_container_starts_a_large_module() {
     }
     // Compilation is not charged to the container.
     let bundle =
-        Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 48 << 20}));
+        Bundle::wasm("go.wasm", &[]).edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 32 << 20}));
     assert_eq!(output(bundle), "hello from wasm (go)\n");
 }
 

@@ -1,6 +1,8 @@
 //! What a guest reaches: the container's files with the container's permissions, and nothing of the kernel's.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -281,6 +283,131 @@ fn without_any_proc_in_the_container() {
     on_each_probe("say no-proc read /etc/group", change, |_, out| {
         assert!(out.starts_with("no-proc\nread /etc/group: [root"), "{out}");
     });
+}
+
+/// Kubernetes makes a subPath a bind of what is inside the volume.
+#[test]
+fn a_subpath_shows_only_itself() {
+    let change = |bundle: Bundle| {
+        let volume = bundle.outside("volume");
+        std::fs::create_dir(volume.join("sub")).expect("mkdir");
+        std::fs::write(volume.join("sub/f"), "inside").expect("write");
+        std::fs::write(volume.join("other"), "beside").expect("write");
+        let bundle = bundle.bind(&volume.join("sub"), "/data", &["rbind"]);
+        bundle.bind(&volume.join("other"), "/etc/one-file", &["rbind", "ro"])
+    };
+    on_each_probe("list /data read /data/f read /data/../other read /etc/one-file", change, |_, out| {
+        let wanted = "list /data: f\nread /data/f: [inside]\nread /data/../other: ENOENT\nread /etc/one-file: [beside]\n";
+        assert_eq!(out, wanted);
+    });
+}
+
+/// The kubelet's atomic writer: files are links to ..data, which is exchanged while the guest runs.
+#[test]
+fn a_config_map_is_read_anew_when_it_is_exchanged() {
+    use std::os::unix::fs::symlink;
+    if runw_only("wasm") {
+        return;
+    }
+    for probe in PROBES {
+        let bundle = steps(
+            probe,
+            "list /etc/config read /etc/config/key cat read /etc/config/key write /etc/config/key x",
+        );
+        let volume = bundle.outside("config");
+        let version = |name: &str, text: &str| {
+            std::fs::create_dir(volume.join(name)).expect("mkdir");
+            std::fs::write(volume.join(name).join("key"), text).expect("write");
+        };
+        version("..one", "first");
+        symlink("..one", volume.join("..data")).expect("symlink");
+        symlink("..data/key", volume.join("key")).expect("symlink");
+        let c = Container::new(bundle.bind(&volume, "/etc/config", &["rbind", "ro"]));
+        let mut command = c.run_command(&[]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let mut line = || lines.next().expect("a line").expect("read");
+        let listed = line();
+        assert!(["..one", "..data", "key"].iter().all(|name| listed.contains(name)), "{probe}: {listed}");
+        assert_eq!(line(), "read /etc/config/key: [first]", "{probe}");
+        version("..two", "second");
+        symlink("..two", volume.join("..new")).expect("symlink");
+        std::fs::rename(volume.join("..new"), volume.join("..data")).expect("rename");
+        drop(child.stdin.take());
+        assert_eq!(line(), "read /etc/config/key: [second]", "{probe}");
+        assert!(!line().ends_with("ok"), "{probe}: a read-only volume was written");
+        assert!(child.wait().expect("wait").success());
+    }
+}
+
+#[test]
+fn names_may_have_spaces_and_letters_of_the_world() {
+    if runw_only("wasm") {
+        return;
+    }
+    for probe in PROBES {
+        let path = "/tmp/ein Ordner/größe \u{1f980} '\"$x";
+        let words =
+            ["mkdir", "/tmp/ein Ordner", "write", path, "text", "read", path, "list", "/tmp/ein Ordner"];
+        let c = Container::new(Bundle::wasm(probe, &words));
+        let out = c.run().ok().out;
+        has_lines(&out, &[&format!("write {path}: ok"), &format!("read {path}: [text]")]);
+        assert!(out.contains("list /tmp/ein Ordner: größe \u{1f980} '\"$x\n"), "{probe}: {out}");
+        assert_eq!(std::fs::read_to_string(c.bundle.rootfs().join(&path[1..])).expect("read"), "text");
+    }
+}
+
+#[test]
+fn a_full_tmpfs_is_no_space_left_and_what_was_there_stays() {
+    let change = |bundle: Bundle| {
+        let bundle = bundle.mount("/t", "tmpfs", Path::new("tmpfs"), &["size=4k", "mode=1777"]);
+        std::fs::create_dir(bundle.rootfs().join("t")).expect("mkdir");
+        bundle
+    };
+    let words = "write /t/one x write /t/two x read /t/one unlink /t/one write /t/two x";
+    on_each_probe(words, change, |_, out| {
+        let wanted = [
+            "write /t/one: ok",
+            "write /t/two: No space left on device",
+            "read /t/one: [x]",
+            "unlink /t/one: ok",
+            "write /t/two: ok",
+        ];
+        has_lines(out, &wanted);
+    });
+}
+
+#[test]
+fn the_umask_is_the_spec_s() {
+    use std::os::unix::fs::PermissionsExt;
+    for (umask, file, directory) in [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)] {
+        let change = |bundle: Bundle| bundle.edit(|c| c["process"]["user"]["umask"] = json!(umask));
+        on_each_probe("write /tmp/f x mkdir /tmp/d", change, |c, _| {
+            let mode = |name: &str| {
+                let path = c.bundle.rootfs().join("tmp").join(name);
+                std::fs::metadata(path).expect("stat").permissions().mode() & 0o777
+            };
+            // WASI has no modes: files are made 0666, directories 0777, less the umask.
+            assert_eq!((mode("f"), mode("d")), (file, directory), "{umask:o}");
+        });
+    }
+}
+
+/// As engines give them: files of the host's, mounted one by one.
+#[test]
+fn hosts_and_resolv_conf_may_be_mounts() {
+    if runw_only("wasm") {
+        return;
+    }
+    let bundle = Bundle::wasm("rust-p2.wasm", &["lookup", "by-mount"]);
+    let mut bundle = bundle.without_namespace("network");
+    for (name, text) in [("hosts", "192.0.2.5 by-mount\n"), ("resolv.conf", "nameserver 127.0.0.1\n")] {
+        let file = bundle.path().join(name);
+        std::fs::write(&file, text).expect("write");
+        bundle = bundle.bind(&file, &format!("/etc/{name}"), &["bind", "ro"]);
+    }
+    let out = Container::new(bundle).run().ok().out;
+    assert!(out.starts_with("lookup by-mount: 192.0.2.5"), "{out}");
 }
 
 /// Real programs built from published sources: Go's own runtime (3 MB) and Debian's QuickJS.

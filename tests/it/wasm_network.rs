@@ -159,3 +159,14 @@ fn an_exec_sees_the_files_as_they_are_now() {
     etc(&c.bundle, "hosts", "192.0.2.2 peer\n");
     until("the new address", || ask() == "lookup peer: 192.0.2.2\n");
 }
+
+/// The handshake itself is tested beside its code; no guest here speaks it.
+#[test]
+fn a_component_may_import_tls() {
+    if runw_only("wasm") {
+        return;
+    }
+    let bundle = Bundle::new(&["/app.wat"]).edit(|c| c["annotations"]["run.oci.handler"] = "wasm".into());
+    std::fs::write(bundle.rootfs().join("app.wat"), include_str!("wasm_tls.wat")).expect("write");
+    Container::new(bundle).run().ok();
+}

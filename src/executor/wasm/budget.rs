@@ -1,10 +1,12 @@
 //! The container's memory limit, shared by all memories and tables of all its instances: growth beyond it fails in
-//! the guest, before the kernel kills the container.
+//! the guest, before the kernel kills the container. And how many instances and elements one store may have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use wasmtime::{ResourceLimiter, Result};
+
+use super::grants::{Grants, Limits};
 
 /// A table's element, on 64-bit hosts.
 const ELEMENT: usize = 8;
@@ -14,6 +16,8 @@ const ELEMENT: usize = 8;
 pub struct Budget {
     limit: usize,
     used: Arc<AtomicUsize>,
+    instances: usize,
+    table: usize,
 }
 
 /// One store's part of it, given back with the store.
@@ -23,9 +27,13 @@ pub struct Share {
 }
 
 impl Budget {
-    pub fn new(limit: Option<u64>) -> Budget {
-        let limit = limit.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
-        Budget { limit, used: Arc::default() }
+    pub fn new(grants: &Grants) -> Budget {
+        Budget::of(grants.memory, &grants.limits)
+    }
+
+    fn of(memory: Option<u64>, limits: &Limits) -> Budget {
+        let limit = memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        Budget { limit, used: Arc::default(), instances: limits.instances, table: limits.table }
     }
 
     pub fn limit(&self) -> usize {
@@ -53,6 +61,17 @@ impl Share {
         }
         granted
     }
+
+    /// For what the host keeps for the guest: now `to` bytes where there were `from`.
+    pub fn resize(&mut self, from: usize, to: usize) -> bool {
+        let granted = self.budget.take(to.saturating_sub(from));
+        if granted {
+            let less = from.saturating_sub(to).min(self.taken);
+            self.budget.used.fetch_sub(less, Relaxed);
+            self.taken = self.taken - less + to.saturating_sub(from);
+        }
+        granted
+    }
 }
 
 impl Drop for Share {
@@ -69,7 +88,11 @@ impl ResourceLimiter for Share {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        Ok(self.grow(current, desired, maximum, ELEMENT))
+        Ok(desired <= self.budget.table && self.grow(current, desired, maximum, ELEMENT))
+    }
+
+    fn instances(&self) -> usize {
+        self.budget.instances
     }
 }
 
@@ -77,9 +100,22 @@ impl ResourceLimiter for Share {
 mod tests {
     use super::*;
 
+    fn of(memory: Option<u64>) -> Budget {
+        Budget::of(memory, &Limits::default())
+    }
+
+    #[test]
+    fn a_table_has_a_limit_of_its_own() {
+        let limits = Limits { table: 10, instances: 3, ..Limits::default() };
+        let mut share = Budget::of(None, &limits).share();
+        assert!(share.table_growing(0, 10, None).unwrap());
+        assert!(!share.table_growing(10, 11, None).unwrap());
+        assert_eq!(share.instances(), 3);
+    }
+
     #[test]
     fn all_memories_share_the_limit_and_give_it_back() {
-        let budget = Budget::new(Some(100));
+        let budget = of(Some(100));
         let (mut one, mut other) = (budget.share(), budget.share());
         assert!(one.memory_growing(0, 60, None).unwrap());
         assert!(!other.memory_growing(0, 41, None).unwrap());
@@ -94,10 +130,10 @@ mod tests {
 
     #[test]
     fn what_cannot_grow_for_another_reason_takes_nothing() {
-        let budget = Budget::new(Some(100));
+        let budget = of(Some(100));
         let mut share = budget.share();
         assert!(!share.memory_growing(0, 50, Some(40)).unwrap());
         assert!(share.memory_growing(0, 100, None).unwrap());
-        assert!(Budget::new(None).share().memory_growing(0, usize::MAX / 2, None).unwrap());
+        assert!(of(None).share().memory_growing(0, usize::MAX / 2, None).unwrap());
     }
 }

@@ -1,21 +1,26 @@
 //! Compiled code on the host's disk, written by runw alone. A directory that others could have touched is
 //! refused; a wrong or torn entry is a miss and goes away. Entries never change once named: they are written
 //! under another name, synced, renamed, and later only unlinked, because running guests have them mapped.
+//!
+//! An entry is the code, a note for people, the note's length (u32, little-endian), the digest of its name and of
+//! all before it, and the seal.
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 /// Ends every entry, after the digest; a new layout gets a new word.
-const SEAL: &[u8; 8] = b"runw-cw1";
+const SEAL: &[u8; 8] = b"runw-cw2";
 const TRAILER: u64 = 32 + SEAL.len() as u64;
 const TEMPORARY: &str = ".tmp-";
 /// An entry's mtime says when it was last used, to this precision: not every start writes an inode.
@@ -24,6 +29,29 @@ const TOUCH_AFTER: u64 = 3600;
 pub struct Cache {
     dir: OwnedFd,
     limit: u64,
+}
+
+/// What is counted: how often compiled code was found, and how often it had to be made.
+#[derive(Clone, Copy, Debug)]
+pub enum Counter {
+    Hits,
+    Misses,
+}
+
+impl Counter {
+    fn file(self) -> &'static str {
+        match self {
+            Counter::Hits => "hits",
+            Counter::Misses => "misses",
+        }
+    }
+}
+
+/// An entry, for those who look after the cache.
+pub struct Held {
+    pub key: String,
+    pub size: u64,
+    pub used: SystemTime,
 }
 
 /// Held while one key is compiled; the file goes with it.
@@ -57,6 +85,20 @@ impl Cache {
             dir = rustix::fs::open(path, flags, Mode::empty());
         }
         let dir = dir.with_context(|| format!("open {} for compiled code", path.display()))?;
+        Cache::trusted(dir, path, limit)
+    }
+
+    /// Only if it is there.
+    pub fn existing(path: &Path, limit: u64) -> Result<Option<Cache>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => Cache::trusted(dir, path, limit).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    fn trusted(dir: OwnedFd, path: &Path, limit: u64) -> Result<Cache> {
         let stat = rustix::fs::fstat(&dir).context("fstat")?;
         let me = rustix::process::geteuid().as_raw();
         ensure!(
@@ -70,10 +112,14 @@ impl Cache {
         Ok(Cache { dir, limit })
     }
 
+    fn open_entry(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, name, flags, Mode::empty())
+    }
+
     /// The verified artifact of a key. Every way in which an entry can be wrong is a miss.
     pub fn find(&self, key: &str) -> Option<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.dir, key, flags, Mode::empty()) {
+        let file = match self.open_entry(key) {
             Ok(file) => file,
             Err(Errno::NOENT) => return None,
             Err(_) => {
@@ -132,50 +178,106 @@ impl Cache {
     }
 
     /// Makes an entry with what `write` puts into the file. The caller holds the key's lock.
-    pub fn store(&self, key: &str, write: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<OwnedFd> {
+    pub fn store(
+        &self,
+        key: &str,
+        note: &[u8],
+        write: impl FnOnce(&OwnedFd) -> Result<()>,
+    ) -> Result<OwnedFd> {
         let temporary = format!("{TEMPORARY}{key}");
         // What a killed runw left behind.
         let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
             .context("make a file in the cache")?;
-        let done = write(&file).and_then(|()| seal(&file, key)).and_then(|()| {
-            rustix::fs::renameat(&self.dir, &temporary, &self.dir, key).context("rename in the cache")
+        // Opened anew and read-only, since nothing that could write the entry may reach the container; and before it
+        // is named, since from then on others may evict it.
+        let done = write(&file).and_then(|()| seal(&file, key, note)).and_then(|()| {
+            let found = self.open_entry(&temporary).context("open the cache entry just written")?;
+            verified(&found, key).context("the cache entry just written cannot be read back")?;
+            rustix::fs::renameat(&self.dir, &temporary, &self.dir, key).context("rename in the cache")?;
+            Ok(found)
         });
-        if let Err(error) = done {
-            let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
-            return Err(error);
+        match done {
+            Ok(_) => self.shrink(self.limit, Some(key)),
+            Err(_) => drop(rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty())),
         }
-        self.evict(key);
-        drop(file);
-        // Anew and read-only: nothing that could write the entry may reach the container.
-        self.find(key).context("the cache entry just written cannot be read back")
+        done
     }
 
     /// Unlinks what was used longest ago until the rest fits. Best effort: a full cache is no reason to fail.
-    fn evict(&self, keep: &str) {
-        let Ok(entries) = rustix::fs::Dir::read_from(&self.dir) else { return };
-        let mut held = Vec::new();
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let Ok(stat) = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let stale =
-                name.starts_with(TEMPORARY) && now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER;
-            if stale {
-                let _ = rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty());
-            } else if is_key(&name) {
-                held.push((stat.st_mtime, stat.st_size as u64, name));
-            }
-        }
-        held.sort();
-        let mut total: u64 = held.iter().map(|(_, size, _)| size).sum();
-        for (_, size, name) in held {
-            if total <= self.limit {
+    fn shrink(&self, limit: u64, keep: Option<&str>) {
+        let mut held = self.held().unwrap_or_default();
+        held.sort_by_key(|entry| entry.used);
+        let mut total: u64 = held.iter().map(|entry| entry.size).sum();
+        for entry in held {
+            if total <= limit {
                 return;
             }
-            if name != keep && rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty()).is_ok() {
-                total -= size;
+            if keep != Some(&entry.key) && self.remove(&entry.key) {
+                total -= entry.size;
             }
+        }
+    }
+
+    /// True when it is gone, whoever removed it.
+    pub fn remove(&self, key: &str) -> bool {
+        matches!(rustix::fs::unlinkat(&self.dir, key, AtFlags::empty()), Ok(()) | Err(Errno::NOENT))
+    }
+
+    /// What has an entry's name, in no order and not verified. Removes what a killed runw left behind.
+    pub fn held(&self) -> Result<Vec<Held>> {
+        let mut held = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.dir).context("read the cache")?.flatten() {
+            let Ok(key) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let Ok(stat) = rustix::fs::statat(&self.dir, &key, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if key.starts_with(TEMPORARY) && now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER {
+                self.remove(&key);
+            } else if is_key(&key) {
+                let used = UNIX_EPOCH + Duration::new(stat.st_mtime as u64, stat.st_mtime_nsec as u32);
+                held.push(Held { key, size: stat.st_size as u64, used });
+            }
+        }
+        Ok(held)
+    }
+
+    /// The note of an entry; `None` when it is wrong. Changes nothing.
+    pub fn note(&self, key: &str) -> Option<Vec<u8>> {
+        let file = self.open_entry(key).ok()?;
+        let end = (verified(&file, key)?.st_size as u64).checked_sub(TRAILER + 4)?;
+        let mut length = [0; 4];
+        exactly(&file, &mut length, end).ok()?;
+        let length = u32::from_le_bytes(length);
+        let mut note = vec![0; length as usize];
+        exactly(&file, &mut note, end.checked_sub(length.into())?).ok()?;
+        Some(note)
+    }
+
+    /// Best effort, without locks: each event is a byte appended, the count is the file's length, and holes take
+    /// the place of what was written.
+    pub fn count(&self, what: Counter) {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&self.dir, what.file(), flags, Mode::from_raw_mode(0o600)) else {
+            return;
+        };
+        let _ = rustix::io::write(&file, &[0]);
+        if matches!(what, Counter::Misses) {
+            for what in [Counter::Hits, Counter::Misses] {
+                self.hollow(what);
+            }
+        }
+    }
+
+    pub fn counted(&self, what: Counter) -> u64 {
+        let stat = rustix::fs::statat(&self.dir, what.file(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| stat.st_size as u64)
+    }
+
+    fn hollow(&self, what: Counter) {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::openat(&self.dir, what.file(), flags, Mode::empty()) {
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = rustix::fs::fallocate(&file, punch, 0, self.counted(what).max(1));
         }
     }
 }
@@ -191,7 +293,7 @@ pub fn key(parts: &[&[u8]]) -> String {
     hex(&hash.finalize())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -212,22 +314,42 @@ fn touch(file: &OwnedFd, stat: &Stat) {
 }
 
 /// Appends digest and seal, and makes the file what `verified` accepts.
-fn seal(file: &OwnedFd, key: &str) -> Result<()> {
+fn seal(file: &OwnedFd, key: &str, note: &[u8]) -> Result<()> {
     let size = rustix::fs::fstat(file).context("fstat")?.st_size as u64;
     ensure!(size > 0, "the compiler wrote nothing");
-    let mut trailer = digest(file, key, size).context("read back compiled code")?.to_vec();
-    trailer.extend_from_slice(SEAL);
+    let length = u32::try_from(note.len()).context("a note of more than 4 GiB")?;
+    append(file, &[note, &length.to_le_bytes()].concat(), size)?;
+    let size = size + note.len() as u64 + 4;
+    let digest = digest(file, key, size).context("read back compiled code")?;
+    append(file, &[&digest[..], SEAL].concat(), size)?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(0o444)).context("chmod in the cache")?;
+    rustix::fs::fsync(file).context("sync the cache")
+}
+
+fn append(file: &OwnedFd, bytes: &[u8], size: u64) -> Result<()> {
     let mut at = 0;
-    while at < trailer.len() {
-        match rustix::io::pwrite(file, &trailer[at..], size + at as u64) {
+    while at < bytes.len() {
+        match rustix::io::pwrite(file, &bytes[at..], size + at as u64) {
             Ok(0) => bail!("the cache's file system is full"),
             Ok(count) => at += count,
             Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("write to the cache"),
         }
     }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(0o444)).context("chmod in the cache")?;
-    rustix::fs::fsync(file).context("sync the cache")
+    Ok(())
+}
+
+fn exactly(file: &OwnedFd, bytes: &mut [u8], mut at: u64) -> rustix::io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(file, &mut bytes[done..], at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => (done, at) = (done + count, at + count as u64),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Owner, mode, and the digest over key and contents, so that not even a renamed entry passes for another.
@@ -237,9 +359,8 @@ fn verified(file: &OwnedFd, key: &str) -> Option<Stat> {
     let ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o7777 == 0o444;
     let size = (stat.st_size as u64).checked_sub(TRAILER).filter(|_| regular && ours)?;
     let mut trailer = [0; TRAILER as usize];
-    let count = rustix::io::pread(file, &mut trailer, size).ok()?;
-    let right = count == trailer.len() && trailer[32..] == SEAL[..];
-    (right && digest(file, key, size).ok()?[..] == trailer[..32]).then_some(stat)
+    exactly(file, &mut trailer, size).ok()?;
+    (trailer[32..] == SEAL[..] && digest(file, key, size).ok()?[..] == trailer[..32]).then_some(stat)
 }
 
 fn digest(file: &OwnedFd, key: &str, size: u64) -> rustix::io::Result<[u8; 32]> {
@@ -249,15 +370,9 @@ fn digest(file: &OwnedFd, key: &str, size: u64) -> rustix::io::Result<[u8; 32]> 
     let mut at = 0;
     while at < size {
         let want = buffer.len().min((size - at) as usize);
-        match rustix::io::pread(file.as_fd(), &mut buffer[..want], at) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => {
-                hash.update(&buffer[..count]);
-                at += count as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
+        exactly(file, &mut buffer[..want], at)?;
+        hash.update(&buffer[..want]);
+        at += want as u64;
     }
     Ok(hash.finalize().into())
 }
@@ -278,7 +393,7 @@ mod tests {
     fn put(cache: &Cache, name: &str, text: &[u8]) -> String {
         let key = key(&[name.as_bytes()]);
         let _lock = cache.lock(&key).unwrap();
-        cache.store(&key, |file| Ok(rustix::io::write(file, text).map(drop)?)).unwrap();
+        cache.store(&key, name.as_bytes(), |file| Ok(rustix::io::write(file, text).map(drop)?)).unwrap();
         key
     }
 
@@ -360,7 +475,7 @@ mod tests {
     #[test]
     fn a_failed_compilation_leaves_nothing() {
         let (cache, dir, _scratch) = cache("cache-failed", 1 << 20);
-        let failed = cache.store(&key(&[b"a"]), |file| {
+        let failed = cache.store(&key(&[b"a"]), b"", |file| {
             rustix::io::write(file, b"half")?;
             bail!("no")
         });
@@ -370,7 +485,7 @@ mod tests {
 
     #[test]
     fn the_entry_used_longest_ago_goes_first() {
-        let (cache, dir, _scratch) = cache("cache-evict", 2 * (1000 + TRAILER) + 500);
+        let (cache, dir, _scratch) = cache("cache-evict", 2 * (1000 + TRAILER + 5) + 500);
         let keys = ["a", "b", "c"].map(|name| {
             let key = put(&cache, name, &[7; 1000]);
             if name != "c" {
@@ -389,6 +504,59 @@ mod tests {
     }
 
     #[test]
+    fn a_note_is_read_from_a_right_entry_only() {
+        let (cache, dir, _scratch) = cache("cache-note", 1 << 20);
+        let key = put(&cache, "the note", b"code");
+        assert_eq!(cache.note(&key).as_deref(), Some(&b"the note"[..]));
+        let held: Vec<_> = cache.held().unwrap().into_iter().map(|held| (held.key, held.size)).collect();
+        assert_eq!(held, [(key.clone(), 4 + 8 + 4 + TRAILER)]);
+        forge(&dir, &key, |bytes| bytes[6] ^= 1);
+        assert_eq!(cache.note(&key), None);
+        assert!(dir.join(&key).exists(), "whoever only looks changes nothing");
+    }
+
+    #[test]
+    fn counts_are_exact_under_concurrency_and_take_no_room() {
+        let (cache, dir, _scratch) = cache("cache-count", 1 << 20);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        cache.count(Counter::Hits);
+                    }
+                    cache.count(Counter::Misses);
+                });
+            }
+        });
+        assert_eq!((cache.counted(Counter::Hits), cache.counted(Counter::Misses)), (8000, 8));
+        cache.count(Counter::Misses);
+        assert_eq!((cache.counted(Counter::Hits), cache.counted(Counter::Misses)), (8000, 9));
+        use std::os::unix::fs::MetadataExt;
+        assert!(std::fs::metadata(dir.join("hits")).unwrap().blocks() <= 8, "at most the last block");
+    }
+
+    /// Each ends with its own code in hand, whoever evicts what.
+    #[test]
+    fn the_limit_holds_when_many_store_at_once() {
+        let limit = 3 * (1000 + TRAILER + 16);
+        let (_, dir, _scratch) = cache("cache-limit", limit);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let dir = &dir;
+                scope.spawn(move || {
+                    let cache = Cache::open(dir, limit).unwrap();
+                    for round in 0..20 {
+                        put(&cache, &format!("{thread}-{round}"), &[7; 1000]);
+                    }
+                });
+            }
+        });
+        let held = Cache::open(&dir, limit).unwrap().held().unwrap();
+        let total: u64 = held.iter().map(|entry| entry.size).sum();
+        assert!(total <= limit && !held.is_empty(), "{total}");
+    }
+
+    #[test]
     fn many_at_once_compile_once() {
         let (_, dir, _scratch) = cache("cache-many", 1 << 20);
         let key = key(&[b"image"]);
@@ -401,7 +569,9 @@ mod tests {
                     if cache.find(&key).is_none() {
                         let _slot = cache.slot().unwrap();
                         compiled.fetch_add(1, Ordering::SeqCst);
-                        cache.store(&key, |file| Ok(rustix::io::write(file, b"code").map(drop)?)).unwrap();
+                        cache
+                            .store(&key, b"", |file| Ok(rustix::io::write(file, b"code").map(drop)?))
+                            .unwrap();
                     }
                 });
             }

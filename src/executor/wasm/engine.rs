@@ -22,13 +22,17 @@ pub enum Profile {
     Concurrent,
 }
 
-pub fn engine(profile: Profile) -> anyhow::Result<Engine> {
-    Engine::new(&config(profile)).map_err(plain)
+/// With `fuel` the code counts what it does; an artifact fits an engine that agrees about it.
+pub fn engine(profile: Profile, fuel: bool) -> anyhow::Result<Engine> {
+    Engine::new(&config(profile, fuel)).map_err(plain)
 }
+
+/// Bytes of a table that stay with its slot between instances.
+const KEPT_TABLE: usize = 16 << 10;
 
 /// For `instances` at once of what needs `required`. Memories keep their place in the address space, which on most
 /// machines is large enough; where it is not, or RLIMIT_AS is in the way, the usual allocator does.
-pub fn pooled(instances: u32, required: &ResourcesRequired) -> anyhow::Result<Engine> {
+pub fn pooled(instances: u32, required: &ResourcesRequired, fuel: bool) -> anyhow::Result<Engine> {
     let times = |count: u32| count.max(1).saturating_mul(instances);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances).total_stacks(instances);
@@ -40,12 +44,15 @@ pub fn pooled(instances: u32, required: &ResourcesRequired) -> anyhow::Result<En
     pool.max_tables_per_component(required.num_tables).max_tables_per_module(required.num_tables.max(1));
     let elements = required.max_initial_table_size.and_then(|size| usize::try_from(size).ok());
     pool.table_elements(elements.unwrap_or_default().max(20_000));
-    let mut config = config(Profile::Concurrent);
+    // Zeroing what a table had costs less than to give its pages back and to fault them in again.
+    pool.table_keep_resident(KEPT_TABLE);
+    let usual = config(Profile::Concurrent, fuel);
+    let mut config = usual.clone();
     config.allocation_strategy(pool);
-    Engine::new(&config).or_else(|_| Engine::new(&self::config(Profile::Concurrent))).map_err(plain)
+    Engine::new(&config).or_else(|_| Engine::new(&usual)).map_err(plain)
 }
 
-fn config(profile: Profile) -> Config {
+fn config(profile: Profile, fuel: bool) -> Config {
     let concurrent = profile == Profile::Concurrent;
     let mut config = Config::new();
     // Most of the advisories fixed inside 48.0.x are in these; nothing that LLVM emits by default needs them.
@@ -57,6 +64,7 @@ fn config(profile: Profile) -> Config {
     config.memory_init_cow(true);
     // A signal handler ends a busy guest that is alone.
     config.epoch_interruption(concurrent);
+    config.consume_fuel(fuel);
     config.concurrency_support(concurrent).wasm_component_model_async(concurrent);
     // The backtrace of a trap names functions; DWARF would be parsed from untrusted bytes at the worst moment.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);

@@ -2,11 +2,14 @@
 //! tree, always at `/`, and what it holds and whether it may be written is settled by the kernel's mounts.
 //! Annotations only narrow; the outer bound is the container itself.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::seam;
 
 /// The annotations that are ours.
 pub const PREFIX: &str = "dev.runw.";
@@ -19,6 +22,8 @@ pub struct Given {
     pub cwd: PathBuf,
     /// Bytes: the container's memory limit.
     pub memory: Option<u64>,
+    /// CPUs that the container's quota is worth, rounded up.
+    pub cpus: Option<u64>,
     /// Those that begin with `PREFIX`, in order.
     pub annotations: Vec<(String, String)>,
 }
@@ -30,13 +35,46 @@ pub struct Grants {
     pub env: Vec<(String, String)>,
     /// For components; a core module has no such notion and starts at "/".
     pub cwd: PathBuf,
+    /// Bytes, for the memories and tables of all instances together.
     pub memory: Option<u64>,
+    pub cpus: Option<u64>,
+    pub limits: Limits,
     pub network: Network,
     pub serve: Serve,
     /// `wasi:config`.
     pub config: Vec<(String, String)>,
     /// A file of the container with more of it.
     pub config_file: Option<String>,
+    pub key_value: KeyValue,
+}
+
+/// `wasi:keyvalue`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub granted: bool,
+    /// Names of stores, each with the file of the container it is kept in.
+    pub files: Vec<(String, String)>,
+}
+
+/// How long a guest may run and what it may make. For a server: each request, each instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From start to the end.
+    pub time: Option<Duration>,
+    /// Instructions, roughly; code with such a limit is compiled to count them.
+    pub fuel: Option<u64>,
+    /// Core instances.
+    pub instances: usize,
+    /// Elements of a table.
+    pub table: usize,
+    /// Open files, streams, requests and whatever else the host holds for a component.
+    pub handles: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { time: None, fuel: None, instances: 10_000, table: usize::MAX, handles: 100_000 }
+    }
 }
 
 /// The container's network namespace is the boundary; inside it everything is granted that nothing takes away.
@@ -47,6 +85,8 @@ pub struct Network {
     pub names: bool,
     /// Outgoing `wasi:http`.
     pub http: bool,
+    /// `wasi:tls`, over what connections there are.
+    pub tls: bool,
     /// Where connections and datagrams may go; `None` is anywhere.
     pub connect: Option<Vec<Reach>>,
 }
@@ -75,6 +115,16 @@ pub struct Serve {
     pub grace: Duration,
     /// Requests that one instance may answer; `None` is 1 for 0.2 and 128 for 0.3.
     pub reuse: Option<usize>,
+    pub access_log: Option<AccessLog>,
+}
+
+/// Where a line goes for each request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// The container's.
+    Stderr,
+    /// A file of the container.
+    File(String),
 }
 
 impl Default for Serve {
@@ -88,16 +138,34 @@ impl Default for Serve {
             handle: None,
             grace: Duration::from_secs(30),
             reuse: None,
+            access_log: None,
         }
     }
 }
 
 impl Network {
-    const ALL: Network = Network { tcp: true, udp: true, names: true, http: true, connect: None };
+    const ALL: Network = Network { tcp: true, udp: true, names: true, http: true, tls: true, connect: None };
 
     pub fn allows(&self, to: SocketAddr) -> bool {
         let holds = |reach: &Reach| reach.holds(to);
         self.connect.as_ref().is_none_or(|reaches| reaches.iter().any(holds))
+    }
+
+    /// The same as far as the kernel can be told: it knows kinds and ports.
+    pub fn of_the_kernel(&self) -> seam::Network {
+        const DNS: u16 = 53;
+        let (connects, asks) = (self.tcp || self.http, self.names || self.http);
+        let ports = match &self.connect {
+            _ if !connects => Some(BTreeSet::new()),
+            None => None,
+            Some(reaches) => reaches.iter().map(|reach| reach.port).collect(),
+        };
+        seam::Network {
+            sockets: connects || asks || self.udp,
+            listens: self.tcp,
+            // A long answer is asked for again by TCP (RFC 7766).
+            connects: ports.map(|ports| ports.into_iter().chain(asks.then_some(DNS)).collect()),
+        }
     }
 }
 
@@ -132,17 +200,26 @@ pub fn grants(given: &Given) -> Result<Grants> {
         env: given.env.iter().map(pair).collect(),
         cwd: given.cwd.clone(),
         memory: given.memory,
+        cpus: given.cpus,
+        limits: Limits::default(),
         network: Network::ALL,
         serve: Serve::default(),
         config: Vec::new(),
         config_file: None,
+        key_value: KeyValue { granted: true, files: Vec::new() },
     };
     from_environment(&mut grants)?;
     for (name, value) in &given.annotations {
         let key = name.strip_prefix(PREFIX).unwrap_or(name);
         annotation(&mut grants, key, value.trim()).with_context(|| format!("annotation {name}={value:?}"))?;
     }
+    grants.serve.handle = grants.serve.handle.or(grants.limits.time);
     Ok(grants)
+}
+
+/// Whether code must count what it does, which the parent has to know before it compiles.
+pub fn is_fuelled(annotations: &[(String, String)]) -> bool {
+    annotations.iter().any(|(name, _)| name.strip_prefix(PREFIX) == Some("limits.fuel"))
 }
 
 /// What other hosts of wasm take the address from; the first that is set.
@@ -166,8 +243,14 @@ fn annotation(grants: &mut Grants, key: &str, value: &str) -> Result<()> {
         Ok(number)
     };
     let seconds = || number().map(|seconds| Duration::from_secs(seconds as u64));
-    let serve = &mut grants.serve;
+    let (serve, limits) = (&mut grants.serve, &mut grants.limits);
     match key {
+        "limits.time" => limits.time = Some(seconds()?),
+        "limits.fuel" => limits.fuel = Some(number()? as u64),
+        "limits.memory" => grants.memory = grants.memory.into_iter().chain([number()? as u64]).min(),
+        "limits.instances" => limits.instances = number()?,
+        "limits.table" => limits.table = number()?,
+        "limits.handles" => limits.handles = number()?,
         "network" => grants.network = network(value, grants.network.connect.take())?,
         "network.connect" => {
             grants.network.connect = Some(words(value).map(reach).collect::<Result<_>>()?);
@@ -179,17 +262,27 @@ fn annotation(grants: &mut Grants, key: &str, value: &str) -> Result<()> {
         "http.read-timeout" => serve.read = seconds()?,
         "http.request-timeout" => serve.handle = Some(seconds()?),
         "http.grace" => serve.grace = seconds()?,
-        "config-file" => {
-            ensure!(value.starts_with('/'), "must be absolute");
-            grants.config_file = Some(value.to_owned());
-        }
+        "http.access-log" if value == "stderr" => serve.access_log = Some(AccessLog::Stderr),
+        "http.access-log" => serve.access_log = Some(AccessLog::File(file(value)?)),
+        "config-file" => grants.config_file = Some(file(value)?),
         "http.reuse" => serve.reuse = Some(number()?),
-        _ => match key.strip_prefix("config.").filter(|name| !name.is_empty()) {
-            Some(name) => grants.config.push((name.to_owned(), value.to_owned())),
-            None => bail!("not an annotation that runw knows (docs/wasm.md lists them)"),
+        "keyvalue" => {
+            ensure!(value == "none", "not \"none\"");
+            grants.key_value.granted = false;
+        }
+        _ => match key.split_once('.').filter(|(_, name)| !name.is_empty()) {
+            Some(("config", name)) => grants.config.push((name.to_owned(), value.to_owned())),
+            Some(("keyvalue", name)) => grants.key_value.files.push((name.to_owned(), file(value)?)),
+            _ => bail!("not an annotation that runw knows (docs/wasm.md lists them)"),
         },
     }
     Ok(())
+}
+
+/// A file of the container's.
+fn file(path: &str) -> Result<String> {
+    ensure!(path.starts_with('/'), "must be absolute");
+    Ok(path.to_owned())
 }
 
 /// `NAME=VALUE` in each line; empty ones and those that begin with `#` count for nothing.
@@ -209,15 +302,16 @@ fn words(list: &str) -> impl Iterator<Item = &str> {
 }
 
 fn network(list: &str, connect: Option<Vec<Reach>>) -> Result<Network> {
-    let mut network = Network { tcp: false, udp: false, names: false, http: false, connect };
+    let mut network = Network { tcp: false, udp: false, names: false, http: false, tls: false, connect };
     for word in words(list) {
         match word {
             "tcp" => network.tcp = true,
             "udp" => network.udp = true,
             "names" => network.names = true,
             "http" => network.http = true,
+            "tls" => network.tls = true,
             "none" => {}
-            _ => bail!("{word:?} is none of tcp, udp, names, http, none"),
+            _ => bail!("{word:?} is none of tcp, udp, names, http, tls, none"),
         }
     }
     Ok(network)
@@ -289,10 +383,13 @@ mod tests {
             env: vec![pair("B", "1=2"), pair("A", ""), pair("C", "")],
             cwd: PathBuf::from("/w"),
             memory: Some(1 << 20),
+            cpus: None,
+            limits: Limits::default(),
             network: Network::ALL,
             serve: Serve::default(),
             config: Vec::new(),
             config_file: None,
+            key_value: KeyValue { granted: true, files: Vec::new() },
         };
         assert_eq!(grants(&given).unwrap(), expected);
     }
@@ -323,8 +420,8 @@ mod tests {
     #[test]
     fn a_network_is_narrowed_by_kind_and_by_address() {
         let network = |kinds: &str| annotated(&[("network", kinds)]).unwrap().network;
-        assert_eq!(network("tcp, names"), Network { udp: false, http: false, ..Network::ALL });
-        let none = Network { tcp: false, udp: false, names: false, http: false, connect: None };
+        assert_eq!(network("tcp, names"), Network { udp: false, http: false, tls: false, ..Network::ALL });
+        let none = Network { tcp: false, udp: false, names: false, http: false, tls: false, connect: None };
         assert_eq!((network("none"), network("")), (none.clone(), none));
         let connect =
             annotated(&[("network.connect", "10.0.0.0/8:5432, 192.0.2.1,[2001:db8::/32]:443,fe80::1")]);
@@ -347,6 +444,44 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_told_kinds_and_ports() {
+        let kernel = |pairs: &[(&str, &str)]| annotated(pairs).unwrap().network.of_the_kernel();
+        let network = |sockets, listens, ports: Option<&[u16]>| seam::Network {
+            sockets,
+            listens,
+            connects: ports.map(|ports| ports.iter().copied().collect()),
+        };
+        assert_eq!(kernel(&[]), network(true, true, None));
+        assert_eq!(kernel(&[("network", "none")]), network(false, false, Some(&[])));
+        assert_eq!(kernel(&[("network", "udp")]), network(true, false, Some(&[])));
+        assert_eq!(kernel(&[("network", "names")]), network(true, false, Some(&[53])));
+        assert_eq!(kernel(&[("network", "http")]), network(true, false, None));
+        let connect = |to| ("network.connect", to);
+        assert_eq!(kernel(&[connect("10.0.0.0/8:5432")]), network(true, true, Some(&[53, 5432])));
+        assert_eq!(
+            kernel(&[("network", "tcp"), connect("10.0.0.1:1,10.0.0.2:2")]),
+            network(true, true, Some(&[1, 2]))
+        );
+        // An entry without a port is all ports, though not of all addresses.
+        assert_eq!(kernel(&[connect("10.0.0.1:1,10.0.0.2")]), network(true, true, None));
+    }
+
+    #[test]
+    fn limits_only_narrow() {
+        let limit = |memory: Option<u64>| {
+            let annotations = vec![(format!("{PREFIX}limits.memory"), "1000".to_owned())];
+            grants(&Given { memory, annotations, ..Given::default() }).unwrap().memory
+        };
+        assert_eq!([limit(None), limit(Some(2000)), limit(Some(500))], [Some(1000), Some(1000), Some(500)]);
+        let both = annotated(&[("limits.time", "5"), ("http.request-timeout", "3")]).unwrap();
+        assert_eq!(both.serve.handle, Some(Duration::from_secs(3)));
+        let one = annotated(&[("limits.time", "5")]).unwrap();
+        assert_eq!((one.serve.handle, one.limits.time), (Some(Duration::from_secs(5)), one.serve.handle));
+        assert!(is_fuelled(&[(format!("{PREFIX}limits.fuel"), "1".to_owned())]));
+        assert!(!is_fuelled(&[("limits.fuel".to_owned(), "1".to_owned())]));
+    }
+
+    #[test]
     fn config_has_a_name_and_a_value_in_each_line() {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let lines = config_lines("# first\n\n a = 1=2 \nb=\n").unwrap();
@@ -366,6 +501,13 @@ mod tests {
             ("http.grace", "-1"),
             ("htttp.grace", "1"),
             ("config.", "x"),
+            ("limits.time", "soon"),
+            ("limits.fuel", "0"),
+            ("limits.memory", "1g"),
+            ("http.access-log", "access.log"),
+            ("keyvalue", "some"),
+            ("keyvalue.", "/f"),
+            ("keyvalue.cart", "f"),
             ("config-file", "etc/app"),
         ] {
             let error = format!("{:#}", annotated(&[(key, value)]).unwrap_err());

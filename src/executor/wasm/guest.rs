@@ -5,30 +5,37 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
 use wasmtime::Engine;
 
+use super::access::AccessLog;
 use super::budget::Budget;
 use super::grants::{Given, Grants, grants};
-use super::host::Host;
+use super::host::{Host, Wanted};
 use super::serve::Server;
 use super::world::{self, Program, Role};
-use super::{Kind, engine, load};
-use crate::seam::Granted;
+use super::{Kind, deadline, engine, load};
+use crate::executor::Exit;
+use crate::seam::{Granted, Network};
 
 pub struct Guest {
     artifact: Option<OwnedFd>,
     kind: Kind,
     function: Option<String>,
     given: Given,
+    exit: Exit,
     ready: Option<Ready>,
 }
 
 struct Ready {
     job: Job,
     keeps: Vec<RawFd>,
+    network: Network,
+    /// For a command; a server's requests have their own.
+    time: Option<Duration>,
 }
 
 enum Job {
@@ -37,8 +44,8 @@ enum Job {
 }
 
 impl Guest {
-    pub fn new(artifact: OwnedFd, kind: Kind, function: Option<String>, given: Given) -> Guest {
-        Guest { artifact: Some(artifact), kind, function, given, ready: None }
+    pub fn new(artifact: OwnedFd, kind: Kind, function: Option<String>, given: Given, exit: Exit) -> Guest {
+        Guest { artifact: Some(artifact), kind, function, given, exit, ready: None }
     }
 
     pub fn artifact(&self) -> Option<RawFd> {
@@ -59,9 +66,13 @@ impl Guest {
             open_fds(&own_fds)?.into_iter().filter(|fd| !ours.contains(fd)).collect();
 
         let grants = grants(&self.given)?;
+        // WASI 0.1 makes no sockets.
+        let network =
+            if self.kind == Kind::Core { Network::default() } else { grants.network.of_the_kernel() };
+        let (time, fuel) = (grants.limits.time, grants.limits.fuel.is_some());
         let job = match self.kind {
             Kind::Core => {
-                let engine = engine::engine(self.kind.profile())?;
+                let engine = engine::engine(self.kind.profile(), fuel)?;
                 let module = load::module(&engine, artifact).context("load compiled code")?;
                 let function = self.function.take();
                 once(inside(&tree, || world::core(&engine, &module, &grants, function))?)?
@@ -71,7 +82,7 @@ impl Guest {
         drop(tree);
         let mut keeps = open_fds(&own_fds)?;
         keeps.retain(|fd| *fd != own_fds.as_raw_fd() && !before.contains(fd));
-        self.ready = Some(Ready { job, keeps });
+        self.ready = Some(Ready { job, keeps, network, time });
         Ok(())
     }
 
@@ -85,27 +96,35 @@ impl Guest {
         let load = |engine: &Engine| {
             inside(own_fds, || load::component(engine, artifact)).context("load compiled code")
         };
-        let mut engine = engine::engine(self.kind.profile())?;
+        let fuel = grants.limits.fuel.is_some();
+        let mut engine = engine::engine(self.kind.profile(), fuel)?;
         let mut component = load(&engine)?;
         let mut instances = 1;
         if self.function.is_none() && world::serves(&engine, &component) {
             // What an instance takes is known only now; a pool is made to measure.
             if let Some(required) = component.resources_required() {
                 instances = at_once(&grants, required.max_initial_memory_size);
-                engine = engine::pooled(instances, &required)?;
+                engine = engine::pooled(instances, &required, fuel)?;
                 component = load(&engine)?;
             }
         }
-        let host = Host::new(grants, self.kind.profile(), tree)?;
+        let wanted = Wanted::of(&engine, &component);
+        let host = Host::new(grants, self.kind.profile(), wanted, tree)?;
         let function = self.function.take();
         match inside(tree, || world::component(&engine, &component, &host, function))? {
             Role::Program(program) => once(program),
             Role::Server(pre) => {
                 // For good: each request opens the guest's files anew, by path.
                 rustix::process::fchdir(tree).context("enter the guest's root directory")?;
-                Ok(Job::Serve(Box::new(Server::new(engine, pre, host, instances)?)))
+                let log = host.grants.serve.access_log.as_ref();
+                let log = log.map(|to| AccessLog::open(to, tree)).transpose()?;
+                Ok(Job::Serve(Box::new(Server::new(engine, pre, host, instances, log)?)))
             }
         }
+    }
+
+    pub fn network(&self) -> Network {
+        self.ready.as_ref().map(|ready| ready.network.clone()).unwrap_or_default()
     }
 
     /// What signals that ask for an end are written to; `None`: they end the process.
@@ -117,7 +136,8 @@ impl Guest {
     }
 
     pub fn run(&mut self) -> Result<i32> {
-        let (runtime, program) = match self.ready.take().context("internal: run before ready")?.job {
+        let Ready { job, time, .. } = self.ready.take().context("internal: run before ready")?;
+        let (runtime, program) = match job {
             Job::Once(runtime, program) => (runtime, program),
             Job::Serve(server) => {
                 let status = server.run();
@@ -125,6 +145,9 @@ impl Guest {
                 return status;
             }
         };
+        if let Some(limit) = time {
+            deadline::start(limit, self.exit).context("start a thread")?;
+        }
         let ended = runtime.block_on(program.run());
         // std's stdout holds back an unfinished line, and nothing runs at exit: we leave by _exit.
         let _ = std::io::stdout().flush();
@@ -151,7 +174,7 @@ fn at_once(grants: &Grants, pages: Option<u64>) -> u32 {
     const PAGE: usize = 64 << 10;
     let each =
         usize::try_from(pages.unwrap_or_default()).unwrap_or(usize::MAX).saturating_mul(PAGE).max(PAGE);
-    let fit = Budget::new(grants.memory).limit() / each;
+    let fit = Budget::new(grants).limit() / each;
     u32::try_from(fit.min(grants.serve.requests).max(1)).unwrap_or(u32::MAX)
 }
 

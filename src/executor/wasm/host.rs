@@ -4,19 +4,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_tls::p2::LinkOptions;
+use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxView, WasiTlsView};
 
 use super::budget::{Budget, Share};
 use super::engine::Profile;
 use super::grants::{Grants, config_lines};
-use super::lookup;
 use super::names::Names;
 use super::outbound::Outbound;
+use super::stores::Stores;
+use super::{keyvalue, lookup, plain, tls};
 
 /// A component's store.
 pub struct State {
@@ -26,6 +29,8 @@ pub struct State {
     pub names: Arc<Names>,
     outbound: Outbound,
     config: Arc<WasiConfigVariables>,
+    pub stores: Arc<Stores>,
+    tls: WasiTlsCtx,
     memory: Share,
 }
 
@@ -41,24 +46,57 @@ impl WasiHttpView for State {
     }
 }
 
+impl WasiTlsView for State {
+    fn tls(&mut self) -> WasiTlsCtxView<'_> {
+        WasiTlsCtxView { ctx: &mut self.tls, table: &mut self.table }
+    }
+}
+
+/// Which of the interfaces that few components use one asks for: the others cost nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    key_value: bool,
+    tls: bool,
+}
+
+impl Wanted {
+    pub fn of(engine: &Engine, component: &Component) -> Wanted {
+        let mut wanted = Wanted { key_value: false, tls: false };
+        for (name, _) in component.component_type().imports(engine) {
+            wanted.key_value |= name.starts_with("wasi:keyvalue/");
+            wanted.tls |= name.starts_with("wasi:tls/");
+        }
+        wanted
+    }
+}
+
 /// From which stores are made: one for a command, one after the other for a server.
 pub struct Host {
     pub grants: Grants,
     pub budget: Budget,
     profile: Profile,
+    wanted: Wanted,
     names: Arc<Names>,
     outbound: Outbound,
     config: Arc<WasiConfigVariables>,
+    stores: Arc<Stores>,
 }
 
 impl Host {
     /// `tree` holds the guest's files: resolv.conf, hosts and certificates are read from it.
-    pub fn new(grants: Grants, profile: Profile, tree: &OwnedFd) -> Result<Host> {
+    pub fn new(grants: Grants, profile: Profile, wanted: Wanted, tree: &OwnedFd) -> Result<Host> {
         let own = tree.try_clone().context("duplicate the handle on the guest's files")?;
         let names = Arc::new(Names::new(own, grants.network.names));
+        let budget = Budget::new(&grants);
+        let stores = match wanted.key_value {
+            true => Stores::open(&grants.key_value, tree, &budget)?,
+            false => Stores::none(),
+        };
         Ok(Host {
             profile,
-            budget: Budget::new(grants.memory),
+            wanted,
+            budget,
+            stores: Arc::new(stores),
             outbound: Outbound::new(names.clone(), &grants),
             config: Arc::new(config(&grants, &names)?),
             names,
@@ -71,17 +109,24 @@ impl Host {
         let mut wasi = context(&self.grants)?;
         // One guest per process: a blocking file operation may block it, and no thread pool grows in pid 1.
         wasi.allow_blocking_current_thread(self.profile == Profile::Plain);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(self.grants.limits.handles);
         let state = State {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            table: ResourceTable::new(),
+            table,
             names: self.names.clone(),
             outbound: self.outbound.clone(),
             config: self.config.clone(),
+            stores: self.stores.clone(),
+            tls: tls::context(&self.outbound),
             memory: self.budget.share(),
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
+        if let Some(fuel) = self.grants.limits.fuel {
+            store.set_fuel(fuel).map_err(plain)?;
+        }
         if self.profile == Profile::Concurrent {
             // At each tick of the epoch others get their turn.
             store.epoch_deadline_async_yield_and_update(1);
@@ -97,10 +142,19 @@ impl Host {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
         lookup::shadow_p2(&mut linker)?;
+        if self.wanted.key_value {
+            keyvalue::add_to_linker(&mut linker)?;
+        }
+        if self.wanted.tls {
+            wasmtime_wasi_tls::p2::add_to_linker(&mut linker, LinkOptions::default().tls(true))?;
+        }
         if self.profile == Profile::Concurrent {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
             lookup::shadow_p3(&mut linker)?;
+            if self.wanted.tls {
+                wasmtime_wasi_tls::p3::add_to_linker(&mut linker)?;
+            }
         }
         Ok(linker)
     }
@@ -125,7 +179,7 @@ pub fn context(grants: &Grants) -> Result<WasiCtxBuilder> {
     wasi.initial_cwd(grants.cwd.to_string_lossy());
     // Read-only files are the kernel's mounts; a second set of rules here could only differ from them.
     wasi.preopened_dir(".", "/", FsPerms::ReadWrite)
-        .map_err(super::plain)
+        .map_err(plain)
         .context("preopen the guest's file tree")?;
     let network = grants.network.clone();
     wasi.allow_tcp(network.tcp).allow_udp(network.udp);

@@ -22,14 +22,13 @@ use wasmtime_wasi_http::handler::{
 
 use super::host::{Host, State};
 use super::serve::say;
+use super::world::{NO_FUEL, is_out_of_fuel};
 
 /// `wasmtime serve`'s defaults for 0.3.
 const REUSE: usize = 128;
 const AT_ONCE: usize = 16;
 /// How long an instance that may be used again waits for a request.
 const IDLE: Duration = Duration::from_secs(1);
-/// Stands for "never" where a deadline is needed.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// A busy request gives way to others this often.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -67,19 +66,23 @@ impl HandlerState for Instances {
         let mut store =
             self.host.store(&self.engine).map_err(|error| wasmtime::Error::msg(format!("{error:#}")))?;
         let proxy = self.pre.instantiate_async(&mut store).await?;
+        let fuel = self.host.grants.limits.fuel;
         let (reuse, at_once) = match self.pre {
             ProxyPre::P2(_) => (1, 1),
+            // What is left of it is the store's, so requests with a limit take turns.
+            ProxyPre::P3(_) if fuel.is_some() => (REUSE, 1),
             ProxyPre::P3(_) => (REUSE, AT_ONCE),
         };
         let serve = &self.host.grants.serve;
-        let limit = serve.handle.unwrap_or(FOR_EVER);
+        let limit = serve.handle;
         let life = Life {
             reuse: serve.reuse.unwrap_or(reuse),
             at_once,
             limit,
+            fuel,
             _held: (place, busy, self.alive.clone()),
         };
-        let expiration = Expiration { limit, timer: Box::pin(tokio::time::sleep(FOR_EVER)) };
+        let expiration = Expiration { limit, timer: None };
         Ok(Instance { store, proxy, view: State::http, expiration, state: life })
     }
 }
@@ -88,7 +91,8 @@ impl HandlerState for Instances {
 pub struct Life {
     reuse: usize,
     at_once: usize,
-    limit: Duration,
+    limit: Option<Duration>,
+    fuel: Option<u64>,
     _held: (OwnedSemaphorePermit, Beat, mpsc::Sender<Infallible>),
 }
 
@@ -106,16 +110,25 @@ impl WorkerState for Life {
 
     fn on_request_start(
         &self,
-        _store: StoreContextMut<'_, State>,
+        mut store: StoreContextMut<'_, State>,
         (): (),
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        Box::pin(tokio::time::sleep(self.limit))
+        if let Some(fuel) = self.fuel {
+            // It fails only where the engine does not count.
+            let _ = store.set_fuel(fuel);
+        }
+        match self.limit {
+            Some(limit) => Box::pin(tokio::time::sleep(limit)),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     fn drop(&self, store: Store<State>, result: Result<()>) {
-        if let Err(error) = result {
-            say(&format!("Error: {error:?}"));
+        match result {
+            Err(error) if is_out_of_fuel(&error) => say(NO_FUEL),
+            Err(error) => say(&format!("Error: {error:?}")),
+            Ok(()) => {}
         }
         drop(store);
     }
@@ -123,8 +136,9 @@ impl WorkerState for Life {
 
 /// The future of `on_request_start` may not be polled while a guest is busy; this one always is.
 pub struct Expiration {
-    limit: Duration,
-    timer: Pin<Box<Sleep>>,
+    limit: Option<Duration>,
+    /// Made when there is something to wait for.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl WorkerExpiration for Expiration {
@@ -134,12 +148,14 @@ impl WorkerExpiration for Expiration {
         status: WorkerStatus,
         since: Instant,
     ) -> Poll<()> {
-        let allowed = if status == WorkerStatus::Idle { IDLE } else { self.limit };
+        let allowed = if status == WorkerStatus::Idle { Some(IDLE) } else { self.limit };
+        let Some(allowed) = allowed else { return Poll::Pending };
         let deadline = tokio::time::Instant::from_std(since + allowed);
-        if self.timer.deadline() != deadline {
-            self.timer.as_mut().reset(deadline);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
         }
-        self.timer.as_mut().poll(context)
+        timer.as_mut().poll(context)
     }
 }
 

@@ -57,8 +57,8 @@ fn interface_hint(name: &str) -> &'static str {
             "this is a draft of WASI: rebuild with a toolchain for 0.2 or 0.3"
         }
         _ => {
-            "runw offers wasi:cli, wasi:http and what they include, and wasi:config; compose the component with one \
-             that provides it (wac)"
+            "runw offers wasi:cli, wasi:http and what they include, wasi:config, wasi:keyvalue and wasi:tls; compose the \
+             component with one that provides it (wac)"
         }
     }
 }

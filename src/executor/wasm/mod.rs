@@ -1,15 +1,20 @@
 //! A WebAssembly guest: its code is compiled and cached on the host by the parent, loaded and linked in the
 //! container at create, and run in the init process at start. The only room that names wasmtime.
 
+mod access;
 mod body;
 mod budget;
 mod cache;
 mod compile;
+mod deadline;
 mod engine;
+mod files;
 mod grants;
 mod guest;
 mod host;
 mod instances;
+mod kept;
+mod keyvalue;
 mod load;
 mod lookup;
 mod missing;
@@ -17,13 +22,16 @@ mod names;
 mod outbound;
 mod serve;
 mod settings;
+mod stores;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod world;
 
 pub use compile::compiled;
-pub use grants::{Given, ours};
+pub use grants::{Given, is_fuelled, ours};
 pub use guest::Guest;
+pub use kept::{Contents, Entry, Prune, contents, prune};
 
 use engine::Profile;
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,9 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Resolver, TokioResolver};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
+
+use super::files;
 
 /// Neither file is longer in practice; more is not read.
 const LONGEST: u64 = 1 << 20;
@@ -100,9 +102,7 @@ impl Names {
 
     /// The bytes of a file of the container, if it is there and a regular file.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
-        let file = open(&self.tree, path).ok()??;
-        stamp(Some(&file))?;
-        contents(Some(file))
+        contents(Some(open(&self.tree, path).ok()??))
     }
 
     /// Read again when a file changed, as glibc does since 2.26. `None`: one of them cannot be read.
@@ -123,22 +123,18 @@ impl Names {
     }
 }
 
-/// A missing file is an empty one. The image chooses what is there: never out of the tree, through no magic link,
-/// and no waiting on a pipe.
+/// A missing file is an empty one.
 fn open(tree: &OwnedFd, path: &str) -> std::io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(tree, path, flags, Mode::empty(), resolve) {
-        Ok(file) => Ok(Some(File::from(file))),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error.into()),
+    match files::open(tree, path, OFlags::RDONLY, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// `None` for what is no regular file.
 fn stamp(file: Option<&File>) -> Option<Stamp> {
     let Some(file) = file else { return Some(Stamp { inode: (0, 0), size: 0, changed: (0, 0) }) };
-    let data = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let data = file.metadata().ok()?;
     Some(Stamp {
         inode: (data.dev(), data.ino()),
         size: data.len(),

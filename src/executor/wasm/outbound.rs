@@ -76,9 +76,18 @@ impl Outbound {
             tls: OnceLock::new(),
         }))
     }
+
+    /// For connections that the guest makes by itself; `None` where an annotation does not grant it.
+    pub fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.0.network.tls.then(|| self.0.client_config())
+    }
 }
 
 impl Inner {
+    fn client_config(&self) -> Arc<ClientConfig> {
+        self.tls.get_or_init(|| Arc::new(self.trusting())).clone()
+    }
+
     async fn send(
         &self,
         mut request: http::Request<WasiBody>,
@@ -129,7 +138,7 @@ impl Inner {
             return Ok(Box::new(stream));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::HttpRequestUriInvalid)?;
-        let config = self.tls.get_or_init(|| Arc::new(self.trusting())).clone();
+        let config = self.client_config();
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(tls_error)?;
         Ok(Box::new(stream))
     }

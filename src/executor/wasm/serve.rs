@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,6 +26,7 @@ use wasmtime::Engine;
 use wasmtime_wasi_http::handler::{InstantiationError, ProxyHandler, ProxyPre};
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::access::AccessLog;
 use super::body::Watched;
 use super::grants::Serve;
 use super::host::{Host, State};
@@ -54,16 +55,23 @@ pub struct Server {
     host: Host,
     /// At the same time.
     instances: u32,
+    log: Option<AccessLog>,
 }
 
 impl Server {
     /// Binds the address, so that one in use fails create.
-    pub fn new(engine: Engine, pre: ProxyPre<State>, host: Host, instances: u32) -> Result<Server> {
+    pub fn new(
+        engine: Engine,
+        pre: ProxyPre<State>,
+        host: Host,
+        instances: u32,
+        log: Option<AccessLog>,
+    ) -> Result<Server> {
         let address = host.grants.serve.address;
         let listener = listen(address).with_context(|| format!("listen on {address}"))?;
         let stop =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("make a pipe")?;
-        Ok(Server { listener, stop, engine, pre, host, instances })
+        Ok(Server { listener, stop, engine, pre, host, instances, log })
     }
 
     pub fn stop(&self) -> RawFd {
@@ -72,7 +80,8 @@ impl Server {
 
     pub fn run(self) -> Result<i32> {
         // Not std's available_parallelism, which reads files of the container.
-        let threads = rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count()) as usize;
+        let may_use = rustix::thread::sched_getaffinity(None).map_or(1, |cpus| u64::from(cpus.count()));
+        let threads = may_use.min(self.host.grants.cpus.unwrap_or(u64::MAX)) as usize;
         let mut builder = match threads {
             0 | 1 => tokio::runtime::Builder::new_current_thread(),
             _ => tokio::runtime::Builder::new_multi_thread(),
@@ -104,6 +113,7 @@ impl Server {
         let web = Arc::new(Web {
             requests: Semaphore::new(settings.requests),
             handler: ProxyHandler::new(instances),
+            log: self.log,
             settings,
         });
         let connections = Arc::new(Semaphore::new(web.settings.connections));
@@ -155,6 +165,7 @@ async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (OwnedS
 struct Web {
     handler: ProxyHandler<Instances>,
     requests: Semaphore,
+    log: Option<AccessLog>,
     settings: Serve,
 }
 
@@ -173,9 +184,17 @@ impl Web {
             return;
         }
         let builder = self.protocols();
+        let client = stream.peer_addr().ok();
         let service = service_fn(|request| {
             let web = self.clone();
-            async move { Ok::<_, Infallible>(web.handle(request).await.unwrap_or_else(short)) }
+            async move {
+                let line = web.log.as_ref().map(|log| log.begin(client, &request));
+                let response = web.handle(request).await.unwrap_or_else(short);
+                Ok::<_, Infallible>(match line {
+                    Some(line) => line.watch(response),
+                    None => response,
+                })
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -207,10 +226,7 @@ impl Web {
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<WasiBody>, StatusCode> {
-        if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
-            // RFC 9112, 3.2; and a guest could not be told whom the request is for.
-            return Err(StatusCode::BAD_REQUEST);
-        }
+        unserved(&request)?;
         let Serve { read, body: limit, .. } = self.settings;
         if limit.is_some_and(|limit| announced(&request).is_some_and(|length| length > limit)) {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);
@@ -223,6 +239,19 @@ impl Web {
             if late { StatusCode::GATEWAY_TIMEOUT } else { status(&error) }
         })
     }
+}
+
+/// What no guest could answer.
+fn unserved<B>(request: &Request<B>) -> Result<(), StatusCode> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let websocket =
+        headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if request.method() == Method::CONNECT || websocket {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    // RFC 9112, 3.2: a host, which the guest is told, and a target that is not only one.
+    let nameless = uri.authority().is_none() && !headers.contains_key(header::HOST);
+    if nameless || uri.path().is_empty() { Err(StatusCode::BAD_REQUEST) } else { Ok(()) }
 }
 
 /// Waits until the server drains.

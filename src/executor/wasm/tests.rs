@@ -106,13 +106,21 @@ impl Bundle {
             mounts: &[],
             masked: &[],
             hooks,
+            stale: false,
             exec: false,
             root: root.as_fd(),
             bundle: &self.dir,
             memory: None,
+            cpus: None,
             called_as: "runw",
             handler: None,
-            host: Host { confine, execve, rootless: false, settings: Some(&self.settings) },
+            host: Host {
+                confine,
+                execve,
+                exit: sys::exit_now,
+                rootless: false,
+                settings: Some(&self.settings),
+            },
         };
         super::super::select(&selection)
     }

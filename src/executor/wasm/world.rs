@@ -3,7 +3,7 @@
 
 use anyhow::{Result, anyhow, bail};
 use wasmtime::component::{self, Component};
-use wasmtime::{Engine, InstancePre, Linker, Module, Store};
+use wasmtime::{Engine, InstancePre, Linker, Module, Store, Trap};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p3::bindings as p3;
@@ -18,6 +18,8 @@ use super::{missing, plain};
 
 /// 128 + SIGABRT, as `wasmtime run` and a native program that aborts.
 const TRAPPED: i32 = 134;
+/// 128 + SIGXCPU, which ends a process at its RLIMIT_CPU.
+const OUT_OF_FUEL: i32 = 152;
 
 /// A core module's store.
 pub struct CoreState {
@@ -52,9 +54,12 @@ pub fn core(engine: &Engine, module: &Module, grants: &Grants, function: Option<
             Err(I32Exit(code).into())
         })
         .map_err(plain)?;
-    let memory = Budget::new(grants.memory).share();
+    let memory = Budget::new(grants).share();
     let mut store = Store::new(engine, CoreState { wasi: wasi.build_p1(), memory });
     store.limiter(|state| &mut state.memory);
+    if let Some(fuel) = grants.limits.fuel {
+        store.set_fuel(fuel).map_err(plain)?;
+    }
     for import in module.imports() {
         if linker.get_by_import(&mut store, &import).is_none() {
             bail!("{}", missing::import(import.module(), import.name()));
@@ -192,6 +197,13 @@ impl Program {
     }
 }
 
+/// Told on the guest's stderr.
+pub const NO_FUEL: &str = "the guest has used up its fuel (annotation dev.runw.limits.fuel)";
+
+pub fn is_out_of_fuel(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref::<Trap>(), Some(Trap::OutOfFuel))
+}
+
 /// The exit status, and what to tell about a trap.
 pub fn status(ended: wasmtime::Result<bool>) -> (i32, Option<String>) {
     match ended {
@@ -200,6 +212,7 @@ pub fn status(ended: wasmtime::Result<bool>) -> (i32, Option<String>) {
         // exit_group(2) keeps the low eight bits.
         Err(error) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => (code & 0xff, None),
+            None if is_out_of_fuel(&error) => (OUT_OF_FUEL, Some(NO_FUEL.to_owned())),
             None => (TRAPPED, Some(format!("Error: {error:?}"))),
         },
     }

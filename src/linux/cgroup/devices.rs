@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
+use crate::linux::kernel_file;
+
 pub const MKNOD: u8 = 1;
 pub const READ: u8 = 2;
 pub const WRITE: u8 = 4;
@@ -216,7 +218,7 @@ pub fn apply_v1(dir: &Path, list: &List) -> Result<()> {
     write_lines(&dir.join(default), &["a *:* rwm".to_owned()])?;
     write_lines(&dir.join(other), &exceptions)?;
     let path = dir.join("devices.list");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = kernel_file::read_value(&path).with_context(|| format!("read {}", path.display()))?;
     if !List::parse(&text).is_some_and(|now| now.shows_as(list)) {
         bail!("linux.resources.devices: resulting devices cgroup doesn't match target: {}", path.display());
     }

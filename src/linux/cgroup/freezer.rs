@@ -1,6 +1,6 @@
 //! Stopping and waking a whole cgroup: v1's freezer.state and v2's cgroup.freeze.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::limits::{read_line, write_file};
+use crate::linux::kernel_file;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,7 +54,7 @@ fn freeze_v1(file: &Path, write: &dyn Fn(&str) -> Result<()>) -> Result<()> {
 
 /// The cgroup's own state: frozen through an ancestor is not ours to report or to thaw.
 pub fn is_frozen_v1(dir: &Path) -> bool {
-    let read = |name| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let read = |name| kernel_file::read_value(dir.join(name)).unwrap_or_default();
     read("freezer.state").trim() != "THAWED" && read("freezer.self_freezing").trim() == "1"
 }
 

@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::{Cgroup, denied, paths};
+use crate::linux::fds;
 
 /// Open files of a cgroup that a process is about to join. By default none: it stays where its parent is.
 #[derive(Default)]
@@ -69,7 +70,9 @@ impl Cgroup {
 
     fn open_v2(&self, dir: &Path) -> Result<Option<OwnedFd>> {
         // The clone asks for the right to write this file.
-        let Some(_) = self.open(&dir.join("cgroup.procs"))? else { return Ok(None) };
+        if self.lenient && self.open(&dir.join("cgroup.procs"))?.is_none() {
+            return Ok(None);
+        }
         let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
         let opened = opened.with_context(|| format!("open {}", dir.display()))?;
         Ok(Some(opened.into()))
@@ -128,6 +131,13 @@ fn below(dir: &Path, sub: Option<&str>) -> Result<PathBuf> {
         bail!("{sub} is not a sub cgroup path");
     }
     Ok(dir.join(paths::clean(Path::new(sub))))
+}
+
+impl Drop for Joiner {
+    /// They were opened one after the other: a call closes them all.
+    fn drop(&mut self) {
+        fds::close(self.tasks.drain(..).chain(self.v2.take()).collect());
+    }
 }
 
 impl Joiner {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::linux::kernel_file;
+
 /// One value for one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -98,7 +100,7 @@ pub fn replace(writes: &[Write], dir: &dyn Fn(&Write) -> Result<PathBuf>) -> Res
             _ => vec![&write.file],
         };
         let old = names.into_iter().find_map(|name| {
-            let text = std::fs::read_to_string(dir.join(name)).ok()?;
+            let text = kernel_file::read(dir.join(name)).ok()?;
             Some((dir.join(name), text.trim().to_owned()))
         });
         before.extend(old.filter(|(_, text)| !text.is_empty() && text.lines().count() == 1));
@@ -135,7 +137,7 @@ fn explain(dir: &Path, write: &Write, error: io::Error) -> anyhow::Error {
     let what = format!("linux.resources.{}: write {:?} to {}", write.field, write.value, file.display());
     // EBUSY: the memory in use cannot be reclaimed below the new limit. runc's words.
     if error.raw_os_error() == Some(libc::EBUSY) && write.file == "memory.limit_in_bytes" {
-        let read = |name| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let read = |name| kernel_file::read(dir.join(name)).unwrap_or_default();
         let (usage, peak) = (read("memory.usage_in_bytes"), read("memory.max_usage_in_bytes"));
         return anyhow!(error).context(format!(
             "{what}: unable to set memory limit to {} (current usage: {}, peak usage: {})",
@@ -149,6 +151,6 @@ fn explain(dir: &Path, write: &Write, error: io::Error) -> anyhow::Error {
 
 /// Reads a one-line file.
 pub fn read_line(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let text = kernel_file::read_value(path).with_context(|| format!("read {}", path.display()))?;
     Ok(text.trim().to_owned())
 }

@@ -31,6 +31,7 @@ use limits::Write;
 pub use oom::Happened;
 pub use stats::Stats;
 
+use crate::linux::kernel_file;
 use crate::log;
 
 /// Who makes the cgroup.
@@ -123,12 +124,11 @@ impl Cgroup {
         // The container's own level is filled only after the limits: what its parent has may not be free for it
         // (a sibling's cpuset.cpu_exclusive), and what the spec says may be.
         let cpuset = self.made_with("cpuset");
-        if let Some((cpuset, parent)) = cpuset.and_then(|cpuset| Some((cpuset, cpuset.dir.parent()?))) {
-            v1::fill_cpuset(&cpuset.mount, parent)?;
-        }
+        let above = cpuset.and_then(|cpuset| Some((cpuset, cpuset.dir.parent()?)));
+        let above = above.map(|(cpuset, parent)| v1::fill_cpuset(&cpuset.mount, parent)).transpose()?;
         self.write_all(&writes, limits::apply)?;
-        if let Some(cpuset) = cpuset {
-            v1::fill_cpuset(&cpuset.mount, &cpuset.dir)?;
+        if let (Some(cpuset), Some(above)) = (cpuset, &above) {
+            v1::fill_cpuset_from(&cpuset.dir, above, made.contains(&cpuset.dir), &writes)?;
         }
         let filtered = match (&list, &self.v2) {
             (Some(list), _) => self.filter_v1(list),
@@ -248,7 +248,7 @@ impl Cgroup {
             result => result.with_context(|| format!("chown {}", path.display())),
         };
         own(&v2.dir)?;
-        let list = fs::read_to_string("/sys/kernel/cgroup/delegate")
+        let list = kernel_file::read("/sys/kernel/cgroup/delegate")
             .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
         list.lines().filter(|name| !name.contains('/')).try_for_each(|name| own(&v2.dir.join(name)))
     }
@@ -325,7 +325,14 @@ impl Cgroup {
         self.v1_path("freezer").or_else(|| self.v2_path().filter(|_| self.v1.is_empty()))
     }
 
-    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
+    /// The usual end, nothing and nobody left in it: true when it is gone.
+    pub fn remove_empty(&self) -> bool {
+        self.hierarchies().all(|hierarchy| match fs::remove_dir(&hierarchy.dir) {
+            Err(error) => error.kind() == ErrorKind::NotFound,
+            Ok(()) => true,
+        })
+    }
+
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
     /// somebody else, so nothing is killed and nothing below them is touched.
     pub fn remove_if_empty(&self) {
@@ -342,10 +349,12 @@ impl Cgroup {
         }
     }
 
+    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
-        let shown = self.v1.iter().filter(|hierarchy| self.lenient || hierarchy.dir.is_dir());
-        shown
+        let place = |dir: &Path| if self.lenient { existing(dir) } else { dir.to_owned() };
+        self.v1
+            .iter()
             .map(|hierarchy| {
                 let name = hierarchy.mount.file_name().and_then(|name| name.to_str());
                 let name = name
@@ -357,7 +366,7 @@ impl Cgroup {
                 let none = named.then(|| "none".to_owned());
                 let options = none.into_iter().chain(controllers.iter().cloned()).collect();
                 let links = controllers.iter().filter(|c| !named && **c != name).cloned().collect();
-                Ok(V1Mount { name, options, path: existing(&hierarchy.dir), links })
+                Ok(V1Mount { name, options, path: place(&hierarchy.dir), links })
             })
             .collect()
     }
@@ -365,7 +374,7 @@ impl Cgroup {
     /// Whether the kernel has killed a process of this cgroup for want of memory.
     pub fn was_oom_killed(&self) -> bool {
         let counted = |path: PathBuf| {
-            let text = fs::read_to_string(path).unwrap_or_default();
+            let text = kernel_file::read(path).unwrap_or_default();
             text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count != "0")
         };
         self.v1_path("memory").is_some_and(|dir| counted(dir.join("memory.oom_control")))
@@ -448,7 +457,7 @@ fn denied(error: &anyhow::Error) -> bool {
 
 /// user_namespaces(7): the initial one maps every id to itself.
 fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 

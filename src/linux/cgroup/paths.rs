@@ -1,12 +1,12 @@
 //! Where a container's cgroups are: the machine's layout and `linux.cgroupsPath` to directories, by runc's
 //! rules. Reads two files of /proc and asks one statfs; must not make or change anything.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::Hierarchy;
+use crate::linux::kernel_file;
 
 /// statfs(2), CGROUP2_SUPER_MAGIC.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
@@ -23,9 +23,10 @@ pub struct Machine {
 
 impl Machine {
     pub fn read() -> Result<Machine> {
-        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
         let unified = rustix::fs::statfs(DEFAULT_MOUNT).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_MAGIC);
-        Ok(Machine { mountinfo: read("/proc/self/mountinfo")?, own: read("/proc/self/cgroup")?, unified })
+        let mountinfo = kernel_file::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+        let own = kernel_file::read_value("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        Ok(Machine { mountinfo, own, unified })
     }
 }
 
@@ -94,10 +95,10 @@ impl Hierarchy {
 /// Where `pid` is in the v2 tree mounted at `mount`.
 pub fn v2_dir_of(pid: i32, mount: &Path) -> Result<PathBuf> {
     let file = format!("/proc/{pid}/cgroup");
-    let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    let text = kernel_file::read_value(&file).with_context(|| format!("read {file}"))?;
     let own = parse_own(&text);
     let own = own_v2(&own).with_context(|| format!("{file}: no cgroup v2 entry"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let mounts = kernel_file::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let mounts = parse_mountinfo(&mounts);
     let inside = mounts.iter().rfind(|m| m.kind == "cgroup2" && m.point == mount).map(|m| m.inside(own));
     Ok(mount.join(inside.with_context(|| format!("{mount:?} is not a mount of cgroup2"))?))

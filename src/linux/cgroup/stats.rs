@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{Cgroup, tree};
+use crate::linux::kernel_file;
 
 #[derive(Debug, Default, Serialize)]
 pub struct Stats {
@@ -500,7 +501,7 @@ fn keyed(dir: &Path, name: &str) -> Result<BTreeMap<String, u64>> {
 
 /// `None`: not counted on this machine. EOPNOTSUPP is how pressure and swap files say that they are switched off.
 fn read(dir: &Path, name: &str) -> Result<Option<String>> {
-    match std::fs::read_to_string(dir.join(name)) {
+    match kernel_file::read(dir.join(name)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if tree::gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}/{name}", dir.display())),

@@ -2,8 +2,7 @@
 //! the same in v1 and v2; must not know of controllers.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -11,8 +10,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::linux::kernel_file;
 
 /// Processes of `dir` and of all cgroups below it, each once.
 pub fn pids(dir: &Path) -> Result<Vec<i32>> {
@@ -50,9 +52,7 @@ pub fn write_all(dir: &Path, name: &str, value: &str) -> Result<()> {
 
 fn read(dir: BorrowedFd<'_>, name: &str) -> io::Result<String> {
     let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = String::new();
-    File::from(file).read_to_string(&mut text)?;
-    Ok(text)
+    kernel_file::read_open(file)
 }
 
 /// Cgroups may be removed while we look: reading then ends in ENODEV.

@@ -171,23 +171,43 @@ fn block_writes(block: &LinuxBlockIo, writes: &mut Vec<Write>) {
 
 /// cpusets(7): a new cpuset is empty, and no process may join an empty one. Filled from the parent, from the top
 /// down, wherever a level is still empty; never overwritten, since a sibling may own CPUs exclusively.
-pub fn fill_cpuset(mount: &Path, dir: &Path) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(mount, dir, file)?;
-    }
-    Ok(())
-}
-
-fn inherit(mount: &Path, dir: &Path, file: &str) -> Result<String> {
-    let path = dir.join(file);
-    let value = read_line(&path)?;
-    if !value.is_empty() || dir == mount {
-        return Ok(value);
+pub fn fill_cpuset(mount: &Path, dir: &Path) -> Result<Cpuset> {
+    let own = read_cpuset(dir)?;
+    if dir == mount || own.iter().all(|value| !value.is_empty()) {
+        return Ok(own);
     }
     let parent = dir.parent().with_context(|| format!("{} has no parent", dir.display()))?;
-    let value = inherit(mount, parent, file)?;
-    write_file(&path, &value).with_context(|| format!("write {value:?} to {}", path.display()))?;
-    Ok(value)
+    inherit(dir, own, &fill_cpuset(mount, parent)?)
+}
+
+/// The same for one level, whose parent's values are known. `made` just now, it holds what was written, or what the
+/// parent has, or nothing.
+pub fn fill_cpuset_from(dir: &Path, parent: &Cpuset, made: bool, writes: &[Write]) -> Result<()> {
+    let written =
+        |file| writes.iter().filter(|write| write.file == file).map(|write| write.value.clone()).collect();
+    let own = if made { CPUSET.map(written) } else { read_cpuset(dir)? };
+    inherit(dir, own, parent).map(drop)
+}
+
+/// What the two files hold.
+pub type Cpuset = [String; 2];
+
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+fn read_cpuset(dir: &Path) -> Result<Cpuset> {
+    let [cpus, mems] = CPUSET.map(|file| read_line(&dir.join(file)));
+    Ok([cpus?, mems?])
+}
+
+fn inherit(dir: &Path, mut own: Cpuset, parent: &Cpuset) -> Result<Cpuset> {
+    for ((file, own), parent) in
+        CPUSET.iter().zip(&mut own).zip(parent).filter(|((_, own), _)| own.is_empty())
+    {
+        let path = dir.join(file);
+        write_file(&path, parent).with_context(|| format!("write {parent:?} to {}", path.display()))?;
+        own.clone_from(parent);
+    }
+    Ok(own)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::linux::kernel_file;
+
 const GROUP: &str = "runw-compile";
 
 pub struct Cage {
@@ -25,7 +27,7 @@ enum Join {
 
 impl Cage {
     pub fn make(memory: u64) -> Option<Cage> {
-        let (mount, v2) = hierarchy(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let (mount, v2) = hierarchy(&kernel_file::read("/proc/self/mountinfo").ok()?)?;
         let group = mount.join(GROUP);
         let dir = group.join(std::process::id().to_string());
         // Another runw may remove an empty group between our two mkdirs.
@@ -66,7 +68,7 @@ impl Cage {
 
     pub fn was_out_of_memory(&self) -> bool {
         let file = if matches!(self.join, Join::Born(_)) { "memory.events" } else { "memory.oom_control" };
-        let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let text = kernel_file::read(self.dir.join(file)).unwrap_or_default();
         text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
     }
 }
@@ -113,7 +115,7 @@ fn limited(mount: &Path, group: &Path, dir: &Path, v2: bool, memory: u64) -> io:
         return fs::OpenOptions::new().write(true).open(dir.join("tasks")).map(Join::Tasks);
     }
     for parent in [mount, group] {
-        let on = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
+        let on = kernel_file::read(parent.join("cgroup.subtree_control"))?;
         if !on.split_whitespace().any(|name| name == "memory") {
             write(parent, "cgroup.subtree_control", "+memory")?;
         }

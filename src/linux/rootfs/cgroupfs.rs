@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 
 use super::mount::{Tree, apply, new_filesystem, propagate, set_attached};
 use super::options::Options;
-use super::{Root, inside};
+use super::{Root, inside, old_call};
 use crate::linux::cgroup::V1Mount;
 use crate::linux::sys;
 
@@ -26,20 +26,28 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     tmpfs.set_attributes(false, quiet, 0)?;
     propagate(&tmpfs, options)?;
     tmpfs.attach(target.as_fd())?;
-    let top = inside::directory(at, destination)?;
+    // One call gives all of them the attributes, where the kernel can.
+    let together = tmpfs.is_complete();
+    let each = if together { Options { set: 0, clear: 0, ..options.clone() } } else { options.clone() };
     for hierarchy in &v1 {
-        mount_hierarchy(root, top.as_fd(), hierarchy, options)
+        mount_hierarchy(root, tmpfs.fd(), hierarchy, &each)
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
     }
+    if together {
+        return tmpfs.set_attributes(true, options.set, options.clear);
+    }
     if options.is_read_only() {
-        set_attached(top.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
+        set_attached(tmpfs.fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
     }
     Ok(())
 }
 
 fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
     rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
-    let target = inside::directory(top, Path::new(&v1.name))?;
+    if *options == Options::default() && !root.cgroup_namespace {
+        old_call::bind(&v1.path, top, &v1.name)?;
+        return link(top, v1);
+    }
     let tree = if root.cgroup_namespace {
         let data = v1.options.clone();
         new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?
@@ -47,7 +55,11 @@ fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: 
         Tree::clone_of(&v1.path, false)?
     };
     apply(&tree, options)?;
-    tree.attach(target.as_fd())?;
+    tree.attach_at(top, &v1.name)?;
+    link(top, v1)
+}
+
+fn link(top: BorrowedFd<'_>, v1: &V1Mount) -> Result<()> {
     for link in &v1.links {
         rustix::fs::symlinkat(&v1.name, top, link)?;
     }

@@ -94,6 +94,7 @@ fn node(device: &LinuxDevice) -> Result<Node> {
 }
 
 pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Result<()> {
+    let mut parents = inside::Parents::of(at);
     for node in nodes(root.spec)? {
         let context = || format!("device {}", node.path.display());
         if root.user_namespace {
@@ -101,7 +102,7 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
             bind(at, &node, sources.take_device(&node.path)).with_context(context)?;
             continue;
         }
-        match make(at, &node) {
+        match make(&mut parents, &node) {
             Err(error) if matches!(error.downcast_ref(), Some(&Errno::PERM | &Errno::ACCESS)) => {
                 bind(at, &node, None).with_context(context)?;
             }
@@ -111,15 +112,15 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
     Ok(())
 }
 
-fn make(at: BorrowedFd<'_>, node: &Node) -> Result<()> {
-    let (directory, name) = inside::parent(at, &node.path)?;
-    match rustix::fs::mknodat(&directory, name, node.kind, node.mode, node.device) {
+fn make(parents: &mut inside::Parents<'_>, node: &Node) -> Result<()> {
+    let (directory, name) = parents.get(&node.path)?;
+    match rustix::fs::mknodat(directory, name, node.kind, node.mode, node.device) {
         // One that is there already is the image's or the engine's business, as in runc.
         Err(Errno::EXIST) => return Ok(()),
         other => other?,
     }
     let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-    rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
 }
 
@@ -141,19 +142,20 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 pub fn link_defaults(at: BorrowedFd<'_>) -> Result<()> {
-    let (directory, name) = inside::parent(at, Path::new("/dev/ptmx"))?;
-    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+    let mut parents = inside::Parents::of(at);
+    let (directory, name) = parents.get(Path::new("/dev/ptmx"))?;
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error).context("remove /dev/ptmx"),
     }
-    link(directory.as_fd(), "pts/ptmx", name)?;
+    link(directory, "pts/ptmx", name)?;
     for (target, path) in LINKS {
-        let (directory, name) = inside::parent(at, Path::new(path))?;
-        link(directory.as_fd(), target, name)?;
+        let (directory, name) = parents.get(Path::new(path))?;
+        link(directory, target, name)?;
     }
     if Path::new("/proc/kcore").exists() {
-        let (directory, name) = inside::parent(at, Path::new("/dev/core"))?;
-        link(directory.as_fd(), "/proc/kcore", name)?;
+        let (directory, name) = parents.get(Path::new("/dev/core"))?;
+        link(directory, "/proc/kcore", name)?;
     }
     Ok(())
 }

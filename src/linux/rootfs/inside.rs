@@ -21,14 +21,47 @@ const MAX_LINKS: usize = 40;
 /// that does nothing else must not hold us for ever.
 const MAX_TRIES: usize = 1000;
 
+/// What is at a path.
+#[derive(Debug)]
+pub struct Place {
+    fd: OwnedFd,
+    /// No link was followed: it is where the path says.
+    pub direct: bool,
+}
+
+impl AsFd for Place {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// A handle on what is at `path`; `None` when nothing is.
 pub fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
     open(root, path, OFlags::empty())
 }
 
+/// The same, and whether links led there.
+pub fn place(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Place>> {
+    place_with(root, path, OFlags::empty())
+}
+
 /// The same, but the link itself if the last name is one.
-pub fn find_no_follow(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
-    open(root, path, OFlags::NOFOLLOW)
+pub fn place_no_follow(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Place>> {
+    place_with(root, path, OFlags::NOFOLLOW)
+}
+
+fn place_with(root: BorrowedFd<'_>, path: &Path, extra: OFlags) -> Result<Option<Place>> {
+    if !path.components().any(|component| component == Component::ParentDir) {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | extra, Mode::empty(), resolve)
+        {
+            Ok(fd) => return Ok(Some(Place { fd, direct: true })),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            // Above all ELOOP: there is a link.
+            Err(_) => {}
+        }
+    }
+    Ok(open(root, path, extra)?.map(|fd| Place { fd, direct: false }))
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, extra: OFlags) -> Result<Option<OwnedFd>> {
@@ -70,20 +103,42 @@ fn is_missing(error: &pathrs::error::Error) -> bool {
 }
 
 /// The directory at `path`, made with its parents if it is missing.
-pub fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+pub fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<Place> {
     obtain(root, path, make_directory, MAX_LINKS).with_context(|| format!("make {}", path.display()))
 }
 
+/// The same, where nothing was found.
+pub fn missing_directory(root: BorrowedFd<'_>, path: &Path) -> Result<Place> {
+    put(root, path, make_directory, MAX_LINKS).with_context(|| format!("make {}", path.display()))
+}
+
 /// The file at `path`, made empty if it is missing.
-pub fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+pub fn file(root: BorrowedFd<'_>, path: &Path) -> Result<Place> {
     obtain(root, path, make_file, MAX_LINKS).with_context(|| format!("make {}", path.display()))
 }
 
-/// The directory that `path` is in, made if it is missing, and the name of `path` there.
-pub fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => Ok((directory(root, parent)?, name)),
-        _ => bail!("{} is not a path of a file", path.display()),
+/// The directories that paths are in, one after the other: what is true of most, that they share it, saves opening it.
+pub struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    last: Option<(PathBuf, Place)>,
+}
+
+impl<'a> Parents<'a> {
+    pub fn of(root: BorrowedFd<'a>) -> Parents<'a> {
+        Parents { root, last: None }
+    }
+
+    /// The directory that `path` is in, made if it is missing, and the name of `path` there.
+    pub fn get<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            bail!("{} is not a path of a file", path.display())
+        };
+        let kept = self.last.take().filter(|(last, _)| last == parent);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => (parent.to_owned(), directory(self.root, parent)?),
+        };
+        Ok((self.last.insert(kept).1.as_fd(), name))
     }
 }
 
@@ -102,20 +157,25 @@ fn make_file(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
 
 /// What is at `path`, or what `make` puts there: inside the root, as each step is one name in a directory that
 /// openat2 found there.
-fn obtain(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<OwnedFd> {
-    if let Some(found) = find(root, path)? {
-        return Ok(found);
-    }
+fn obtain(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<Place> {
+    place(root, path)?.map_or_else(|| put(root, path, make, links), Ok)
+}
+
+/// Where nothing was found.
+fn put(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<Place> {
     let (parent, name) = match path.components().next_back() {
         Some(Component::Normal(name)) => (path.parent().unwrap_or(Path::new("")), name),
         // What comes before is missing, or this would have been found. As in runc, `..` takes its name back.
-        Some(Component::ParentDir) => return obtain(root, &taken_back(path), make, links),
+        Some(Component::ParentDir) => {
+            let place = obtain(root, &taken_back(path), make, links)?;
+            return Ok(Place { direct: false, ..place });
+        }
         _ => bail!("the root itself is missing"),
     };
     let directory = obtain(root, parent, make_directory, links)?;
     match make(directory.as_fd(), name) {
         Err(Errno::EXIST) => {}
-        other => return Ok(other?),
+        other => return Ok(Place { fd: other?, direct: directory.direct }),
     }
     // Somebody was quicker, or it is a link to what is missing: then that is made, as runc does (securejoin).
     match rustix::fs::readlinkat(&directory, name, Vec::new()) {
@@ -123,9 +183,10 @@ fn obtain(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result
         Ok(target) => {
             use std::os::unix::ffi::OsStrExt;
             let target = parent.join(OsStr::from_bytes(target.to_bytes()));
-            obtain(root, &target, make, links - 1)
+            let place = obtain(root, &target, make, links - 1)?;
+            Ok(Place { direct: false, ..place })
         }
-        Err(Errno::INVAL) => find(root, path)?.context("it comes and goes"),
+        Err(Errno::INVAL) => place(root, path)?.context("it comes and goes"),
         Err(error) => Err(error.into()),
     }
 }
@@ -186,6 +247,22 @@ mod tests {
         let (dir, root) = root();
         symlink("/nowhere", dir.path().join("l")).unwrap();
         assert!(find(root.as_fd(), Path::new("/l")).unwrap().is_none());
-        assert!(find_no_follow(root.as_fd(), Path::new("/l")).unwrap().is_some());
+        assert!(place_no_follow(root.as_fd(), Path::new("/l")).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_place_knows_whether_links_led_there() {
+        let (dir, root) = root();
+        std::fs::create_dir_all(dir.path().join("proc/a")).unwrap();
+        symlink("proc", dir.path().join("l")).unwrap();
+        for (path, direct) in [
+            ("/proc/a", true),
+            ("/l/a", false),
+            ("/proc/b/c", true),
+            ("/l/d/e", false),
+            ("/x/../proc", false),
+        ] {
+            assert_eq!(super::directory(root.as_fd(), Path::new(path)).unwrap().direct, direct, "{path}");
+        }
     }
 }

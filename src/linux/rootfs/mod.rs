@@ -14,19 +14,21 @@ mod protect;
 mod sources;
 mod stage;
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use devices::paths as device_paths;
 pub use idmap::is_wanted as is_id_mapped;
 pub use label::Label;
 pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
-pub use protect::{mask_paths, open_null, protect_paths, set_read_only};
+pub use protect::{open_null, protect};
 pub use sources::Sources;
 pub use stage::{file_place_in, place_in, stage};
 
@@ -50,7 +52,9 @@ pub struct Root<'a> {
 
 /// The root once it is mounted, before pivot_root.
 pub struct Mounted {
-    pub root: OwnedFd,
+    root: OwnedFd,
+    /// The kernel's name for it.
+    name: CString,
     /// Mounts that become read-only when everything has been put into them (`/dev`, every tmpfs).
     late_read_only: Vec<OwnedFd>,
 }
@@ -60,7 +64,7 @@ impl Root<'_> {
     pub fn mount(&self, mut sources: Sources) -> Result<Mounted> {
         self.set_base_propagation()?;
         let root = self.attach_root(&mut sources)?;
-        let mut mounted = Mounted { root, late_read_only: Vec::new() };
+        let mut mounted = Mounted { name: mount::name_of(root.as_fd())?, root, late_read_only: Vec::new() };
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
             mount::perform(self, &mut mounted, mount, sources.take_bind(index))
                 .with_context(|| format!("mount {}", mount.destination().display()))?;
@@ -122,7 +126,7 @@ impl Root<'_> {
         tree.set_propagation(true, bit).with_context(|| format!("the root {}", self.path.display()))?;
         let target = open_directory(self.path)?;
         tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;
-        open_directory(self.path)
+        Ok(tree.into_fd())
     }
 
     /// The root becomes `/` and the host's tree goes away.
@@ -146,11 +150,12 @@ impl Root<'_> {
     /// would let a container without its own mount new ones (runc: msMoveRoot), so they are unmounted first.
     fn enter_without_pivot(&self) -> Result<()> {
         for point in mount::kernel_mounts_outside(self.path)? {
-            rustix::mount::mount_change(
-                &point,
-                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-            )
-            .with_context(|| format!("make {} a slave", point.display()))?;
+            let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            match rustix::mount::mount_change(&point, flags) {
+                // A directory of the host that is removed takes the mounts on it along, ours too.
+                Err(Errno::NOENT) => continue,
+                other => other.with_context(|| format!("make {} a slave", point.display()))?,
+            }
             if rustix::mount::unmount(&point, UnmountFlags::DETACH).is_err() {
                 // Locked by a user namespace: cover it instead, as runc does.
                 let cover = mount::empty_tmpfs(self.label)?;
@@ -174,7 +179,9 @@ impl Root<'_> {
             mount::set_attached(late.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make a mount read-only")?;
         }
         match self.spec.root() {
-            Some(root) if root.readonly().unwrap_or(false) => set_read_only(Path::new("/")),
+            Some(root) if root.readonly().unwrap_or(false) => {
+                mount::set_attached(mounted.root.as_fd(), sys::MOUNT_ATTR_RDONLY).context("make / read-only")
+            }
             _ => Ok(()),
         }
     }
@@ -188,6 +195,9 @@ pub fn bind_console(slave: BorrowedFd<'_>) -> Result<()> {
 
 /// runc creates a missing cwd, as Docker's users expect.
 pub fn create_cwd(cwd: &Path) -> Result<()> {
+    if cwd == Path::new("/") {
+        return Ok(());
+    }
     match inside::directory(slash()?.as_fd(), cwd) {
         Ok(_) => Ok(()),
         // The chdir that follows says what is wrong, with the user's own permissions.

@@ -1,7 +1,7 @@
 //! One mount: its tree (a clone or a new file system), its attributes, and the place inside the root it goes to.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::inside::{self, Place};
 use super::options::{self, Options};
-use super::{Label, Mounted, Root, cgroupfs, inside, old_call, proc_path, sources};
+use super::{Label, Mounted, Root, cgroupfs, old_call, proc_path, sources};
 use crate::linux::sys::{self, MountAttr};
 
 /// A mount that is attached nowhere yet.
@@ -60,6 +61,15 @@ impl Change {
 impl Tree {
     pub fn from_fd(fd: OwnedFd) -> Tree {
         Tree { fd, late: Default::default(), late_propagation: Default::default() }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Nothing waits for mount(2): the kernel has mount_setattr(2), if it was called.
+    pub fn is_complete(&self) -> bool {
+        self.late.get().is_none()
     }
 
     pub fn into_fd(self) -> OwnedFd {
@@ -153,8 +163,14 @@ impl Tree {
     }
 
     pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(self.fd.as_fd(), "", target, "", flags)?;
+        self.attach_at(target, "")
+    }
+
+    /// On `name` in a directory where nobody else can put anything.
+    pub fn attach_at(&self, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
+        let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        flags.set(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH, name.is_empty());
+        move_mount(self.fd.as_fd(), "", directory, name, flags)?;
         // A clone is a peer of the host's mount: before anything is mounted below it, that must end.
         for flags in self.late_propagation.borrow().iter() {
             rustix::mount::mount_change(proc_path(self.fd.as_fd()), *flags)
@@ -241,9 +257,6 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
     if kind == "cgroup" || kind == "cgroup2" {
         return cgroupfs::mount(root, mounted.root.as_fd(), destination, &options);
     }
-    if kind == "proc" || kind == "sysfs" {
-        refuse_symlink(mounted.root.as_fd(), destination, kind)?;
-    }
     filesystem(root.label, mounted, kind, mount.source().as_deref(), options, destination)
 }
 
@@ -261,18 +274,27 @@ fn filesystem(
     if late {
         options.set &= !sys::MOUNT_ATTR_RDONLY;
     }
-    let covered = if kind == "tmpfs" { inside::find(at, destination)? } else { None };
-    if let Some(covered) = &covered {
+    let covered = match kind {
+        "proc" | "sysfs" => find_no_symlink(at, destination, kind)?,
+        _ => inside::place(at, destination)?,
+    };
+    if let (Some(covered), "tmpfs") = (&covered, kind) {
         // runc's rule, by which `--tmpfs /tmp` stays what the image has; before the options, so that theirs wins.
         let mode = rustix::fs::fstat(covered)?.st_mode & 0o7777;
         options.data.insert(0, format!("mode={mode:04o}"));
     }
+    let label = label.filter(|label| label.option(kind).is_some() || kind == "mqueue");
     options.data.extend(label.and_then(|label| label.option(kind)));
-    let target = covered.map_or_else(|| inside::directory(at, destination), Ok)?;
-    check_proc(at, target.as_fd(), kind == "proc")?;
+    let target = covered.map_or_else(|| inside::missing_directory(at, destination), Ok)?;
+    check_proc(&mounted.name, &target, destination, kind == "proc")?;
+    let plain = !late && label.is_none() && old_call::is_enough(&options);
+    // If it fails, what follows says why.
+    if plain && old_call::mount(kind, source, &options, target.as_fd()).is_ok() {
+        return Ok(());
+    }
     let tree = if old_call::is_needed(source, &options) {
         old_call::mount(kind, source, &options, target.as_fd())?;
-        let mounted = Tree::from_fd(inside::directory(at, destination)?);
+        let mounted = Tree::from_fd(inside::find(at, destination)?.context("what was mounted is gone")?);
         apply(&mounted, &options)?;
         mounted
     } else {
@@ -311,7 +333,7 @@ fn bind(
     } else {
         inside::file(at, destination)?
     };
-    check_proc(at, target.as_fd(), tree.is_procfs()?)?;
+    check_proc(&mounted.name, &target, destination, tree.is_procfs()?)?;
     tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
     tree.replace_attributes(options.set, options.clear)?;
     propagate(tree, options)?;
@@ -378,13 +400,13 @@ fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
 }
 
 /// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.
-fn refuse_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<()> {
-    let Some(handle) = inside::find_no_follow(root, path)? else { return Ok(()) };
+fn find_no_symlink(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<Option<Place>> {
+    let Some(handle) = inside::place_no_follow(root, path)? else { return Ok(None) };
     let stat = rustix::fs::fstat(&handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         bail!("filesystem {kind:?} must be mounted on ordinary directory");
     }
-    Ok(())
+    Ok(Some(handle))
 }
 
 /// The files of procfs that engines (lxcfs) may put something over; the list is runc's checkProcMount.
@@ -403,17 +425,25 @@ const PROC_FILES: &[&str] = &[
 
 /// CVE-2019-16884: over /proc goes a procfs and nothing else, whatever is there now, and inside it only what the list
 /// above names (runc: checkProcMount). An image's `VOLUME /proc` would otherwise take labels and masks over.
-fn check_proc(root: BorrowedFd<'_>, target: BorrowedFd<'_>, procfs: bool) -> Result<()> {
-    let root = rustix::fs::readlink(proc_path(root), Vec::new())?;
-    let target = rustix::fs::readlink(proc_path(target), Vec::new())?;
-    let inside = target.to_bytes().strip_prefix(root.to_bytes()).ok_or_else(|| anyhow!("left the root"))?;
-    let inside = String::from_utf8_lossy(inside).into_owned();
+fn check_proc(root: &CStr, target: &Place, destination: &Path, procfs: bool) -> Result<()> {
+    let inside = if target.direct {
+        Path::new("/").join(destination.components().collect::<PathBuf>()).display().to_string()
+    } else {
+        let target = name_of(target.as_fd())?;
+        let inside = target.to_bytes().strip_prefix(root.to_bytes());
+        String::from_utf8_lossy(inside.ok_or_else(|| anyhow!("left the root"))?).into_owned()
+    };
     if inside == "/proc" {
         ensure!(procfs, "{inside:?} cannot be mounted because it is not of type proc");
     } else if inside.starts_with("/proc/") && !PROC_FILES.contains(&inside.as_str()) {
         bail!("{inside:?} cannot be mounted because it is inside /proc");
     }
     Ok(())
+}
+
+/// The kernel's own name for it.
+pub fn name_of(fd: BorrowedFd<'_>) -> Result<CString> {
+    rustix::fs::readlink(proc_path(fd), Vec::new()).context("ask for the name of a directory of the root")
 }
 
 /// The mount point that `path` is on, of this mount namespace.

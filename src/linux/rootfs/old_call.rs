@@ -1,5 +1,6 @@
 //! mount(2), for the little that its successors cannot say: `remount`, attributes before mount_setattr(2) (5.12), and
-//! options too long for fsconfig(2). Knows no paths: what it changes is given by descriptor.
+//! options too long for fsconfig(2); and for plain mounts, because it is one call. Knows no paths: what it changes is
+//! given by descriptor.
 
 use std::ffi::CString;
 use std::io;
@@ -48,12 +49,29 @@ pub fn is_needed(source: Option<&Path>, options: &Options) -> bool {
         || options.data.iter().any(|word| long(word.len()))
 }
 
+/// Whether mount(2) says it all, in one call for the ten or so of its successors. Not `ro`: it would make the superblock
+/// read-only, which a sysfs shares with all of its network namespace.
+pub fn is_enough(options: &Options) -> bool {
+    let quoted = |word: &String| word.contains(['"', '\\']);
+    !options.is_read_only()
+        && options.set_recursive | options.clear_recursive == 0
+        && options.propagation.is_empty()
+        && !options.tmpcopyup
+        && !options.data.iter().any(quoted)
+}
+
 /// Mounts a new file system right on `target`.
 pub fn mount(kind: &str, source: Option<&Path>, options: &Options, target: BorrowedFd<'_>) -> Result<()> {
     let data = CString::new(options.data.join(","))?;
     let source = source.unwrap_or(Path::new("none"));
     rustix::mount::mount(source, proc_path(target), kind, flags(options), data.as_c_str())
         .with_context(|| format!("mount the {kind}"))
+}
+
+/// Binds `source` on `name` in a directory where nobody else can put anything.
+pub fn bind(source: &Path, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let target = format!("{}/{name}", proc_path(directory));
+    rustix::mount::mount_bind(source, target).with_context(|| format!("bind {}", source.display()))
 }
 
 /// `remount`: the options take the place of those of the mount at `target`, of a bind only the mount's own.

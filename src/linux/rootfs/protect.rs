@@ -1,27 +1,37 @@
 //! `maskedPaths`, `readonlyPaths` and the read-only root: after pivot_root, by descriptor, resolved inside `/`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode, OFlags, makedev};
 
-use super::mount::{Tree, empty_tmpfs, set_attached};
+use super::mount::{Tree, empty_tmpfs};
 use super::{Label, inside, slash};
 use crate::linux::sys;
 
-/// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
-pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
-    let mut cover: Option<OwnedFd> = None;
+/// `readonlyPaths`, then `maskedPaths`, in runc's order.
+pub fn protect(read_only: &[String], masked: &[String], label: Option<Label<'_>>) -> Result<()> {
     let root = slash()?;
+    make_read_only(root.as_fd(), read_only)?;
+    mask(root.as_fd(), masked, label)
+}
+
+/// Files are covered by /dev/null, directories by an empty read-only tmpfs, as runc; what is missing stays so.
+fn mask(root: BorrowedFd<'_>, paths: &[String], label: Option<Label<'_>>) -> Result<()> {
+    let mut cover: Option<OwnedFd> = None;
+    let mut null: Option<OwnedFd> = None;
     for path in paths {
         let context = || format!("linux.maskedPaths: mask {path}");
-        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+        let Some(target) = inside::find(root, Path::new(path)).with_context(context)? else {
             continue;
         };
         if !is_directory(&target).with_context(context)? {
-            let null = null().with_context(context)?;
-            Tree::clone_of_fd(null.as_fd())
+            let source = match null.take() {
+                Some(null) => null,
+                None => open_null_path().with_context(context)?,
+            };
+            Tree::clone_of_fd(null.insert(source).as_fd())
                 .and_then(|tree| tree.attach(target.as_fd()))
                 .with_context(context)?;
             continue;
@@ -43,7 +53,7 @@ pub fn mask_paths(paths: &[String], label: Option<Label<'_>>) -> Result<()> {
 
 /// The container's null device, open. It cannot be reopened through the handle: there may be no /proc.
 pub fn open_null() -> Result<OwnedFd> {
-    null()?;
+    open_null_path()?;
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file =
         rustix::fs::open("/dev/null", flags, Mode::empty()).context("open the container's /dev/null")?;
@@ -54,7 +64,7 @@ pub fn open_null() -> Result<OwnedFd> {
 }
 
 /// CVE-2025-31133: what is bound over a masked file must be the null device itself, not what an image put there.
-fn null() -> Result<OwnedFd> {
+fn open_null_path() -> Result<OwnedFd> {
     let null =
         rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .context("open the container's /dev/null")?;
@@ -70,11 +80,10 @@ fn verify_null(null: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-pub fn protect_paths(paths: &[String]) -> Result<()> {
-    let root = slash()?;
+fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
     for path in paths {
         let context = || format!("linux.readonlyPaths: make {path} read-only");
-        let Some(target) = inside::find(root.as_fd(), Path::new(path)).with_context(context)? else {
+        let Some(target) = inside::find(root, Path::new(path)).with_context(context)? else {
             continue;
         };
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
@@ -82,14 +91,6 @@ pub fn protect_paths(paths: &[String]) -> Result<()> {
         tree.attach(target.as_fd()).with_context(context)?;
     }
     Ok(())
-}
-
-/// The mount at `path` (a mount point) becomes read-only and keeps its other attributes.
-pub fn set_read_only(path: &Path) -> Result<()> {
-    let handle =
-        inside::find(slash()?.as_fd(), path)?.with_context(|| format!("{} is gone", path.display()))?;
-    set_attached(handle.as_fd(), sys::MOUNT_ATTR_RDONLY)
-        .with_context(|| format!("make {} read-only", path.display()))
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool> {

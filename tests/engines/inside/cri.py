@@ -411,6 +411,25 @@ def _():
         return [*seen, str(status(one).status.exit_code)]
 
 
+@check("a mixed pod: a guest, a native init container, side-car and debug container, all annotated compat", only="runw")
+def _():
+    with Pod("mixed", annotations={"module.wasm.image/variant": "compat"}) as pod:
+        expect(pod.output("init", "echo", "prepared") == ["prepared", "status 0"], str(pod.log("init")))
+        sidecar = pod.run("sidecar", "sh", "-c", LOOP)
+        app = pod.run("app", image="localhost/wasm-linux:latest", args=["say", "from wasm", "sleep", "1000"])
+        until("both speak", lambda: pod.log("sidecar") and pod.log("app"))
+        expect([status(c).status.state for c in (sidecar, app)] == [RUNNING] * 2, "running")
+        expect(execute(sidecar, "echo", "native").stdout == b"native\n", "a native exec")
+        expect(execute(app, "/probe.wasm", "say", "wasm").stdout == b"wasm\n", "a guest's exec")
+        # kubectl debug --target: the guest's pid namespace, with tools of its own.
+        target = {"security_context": {"namespace_options": {"pid": api.TARGET, "target_id": app}}}
+        debug = pod.run("debug", "sh", "-c", "ps -o args; sleep 1000", linux=target)
+        until("the debugger sees it", lambda: ("stdout", "/probe.wasm say from wasm sleep 1000") in pod.log("debug"))
+        for c in (debug, app, sidecar):
+            call("StopContainer", container_id=c, timeout=1)
+    return "lived together"
+
+
 @check("nothing is left behind")
 def _():
     expect(not call("ListContainers").containers and not call("ListPodSandbox").items, "containers or pods")

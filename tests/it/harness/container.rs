@@ -100,6 +100,10 @@ impl Container {
         self.init.as_ref().expect("created").out()
     }
 
+    pub fn err(&self) -> String {
+        self.init.as_ref().expect("created").err()
+    }
+
     #[track_caller]
     pub fn state(&self) -> Value {
         let out = self.call(&["state", &self.id]).ok();

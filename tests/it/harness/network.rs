@@ -102,6 +102,8 @@ pub fn reply(stream: &mut TcpStream) -> Option<Reply> {
     };
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
     let body = match field("content-length") {
+        // RFC 9110, 6.4.1: these have none.
+        None if [204, 304].contains(&status) => Vec::new(),
         Some(length) => exactly(stream, length.parse().expect("a length")),
         None => chunks(stream),
     };

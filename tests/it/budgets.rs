@@ -1,0 +1,94 @@
+//! What the verbs cost in system calls: a number that no load of the machine changes. One more than is allowed fails,
+//! so whoever adds a call says so here. docs/performance.md has the same against crun and runc.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Bundle, Container, run, runw_only, skip, spawn, until};
+
+/// Calls of the command and its children, each until it becomes a program of the container's.
+fn calls(trace: &Path) -> usize {
+    let text = std::fs::read_to_string(trace).expect("the trace");
+    let mut ours: Option<&str> = None;
+    let mut theirs = HashSet::new();
+    let mut count = 0;
+    for line in text.lines() {
+        let (pid, call) = line.split_once(' ').expect("strace -f begins with the pid");
+        let call = call.trim_start();
+        if *ours.get_or_insert(pid) != pid && call.starts_with("execve(") {
+            theirs.insert(pid);
+        }
+        let is_call = !["<...", "+++", "---"].iter().any(|mark| call.starts_with(mark));
+        count += usize::from(is_call && !theirs.contains(pid));
+    }
+    count
+}
+
+fn traced(trace: &Path, command: &Command) -> Command {
+    let mut strace = Command::new("timeout");
+    strace.args(["-s", "KILL", "60", "strace", "-f", "-qq", "-o"]).arg(trace);
+    strace.arg(command.get_program()).args(command.get_args());
+    strace
+}
+
+fn unable() -> bool {
+    if runw_only("the budget is runw's") {
+        return true;
+    }
+    let can = run(Command::new("strace").args(["-o", "/dev/null", "/bin/true"])).code == 0;
+    if !can {
+        skip("strace cannot trace on this machine");
+    }
+    !can
+}
+
+/// A call or more for each cgroup hierarchy: making, joining, showing it.
+fn hierarchies() -> usize {
+    std::fs::read_to_string("/proc/self/cgroup").expect("own cgroups").lines().count()
+}
+
+fn within(what: &str, made: usize, most: usize) {
+    println!("{what}: {made} system calls, {most} allowed");
+    assert!(made <= most, "{what}: {made} system calls, {most} are allowed");
+    // A budget that is far off holds nothing.
+    assert!(made * 10 >= most * 9, "{what}: {made} system calls: lower the {most} allowed");
+}
+
+#[test]
+fn native_verbs_stay_within_their_system_calls() {
+    if unable() {
+        return;
+    }
+    let c = Container::new(Bundle::new(&["/bin/sleep", "100"]));
+    let trace = |c: &Container, verb: &str| c.bundle.path().join(format!("trace-{verb}"));
+    let file = trace(&c, "create");
+    let mut creating = spawn(&mut traced(&file, &c.create_command(&[])));
+    until("created", || c.call(&["state", &c.id]).code == 0 && c.status() == "created");
+    let start = trace(&c, "start");
+    run(&mut traced(&start, &c.command(&["start", &c.id]))).ok();
+    let exec = trace(&c, "exec");
+    run(&mut traced(&exec, &c.exec_command(&[], &["/bin/true"]))).ok();
+    c.kill("KILL").ok();
+    creating.wait();
+    c.wait_stopped();
+    let delete = trace(&c, "delete");
+    run(&mut traced(&delete, &c.command(&["delete", &c.id]))).ok();
+    let n = hierarchies();
+    within("create", calls(&file), 450 + 5 * n);
+    within("start", calls(&start), 52);
+    within("exec", calls(&exec), 240 + 2 * n);
+    within("delete", calls(&delete), 55 + n);
+}
+
+#[test]
+fn a_warm_wasm_run_stays_within_its_system_calls() {
+    if unable() {
+        return;
+    }
+    let c = Container::new(Bundle::wasm("hello.wasm", &[]));
+    c.run().ok();
+    let file = c.bundle.path().join("trace");
+    run(&mut traced(&file, &c.run_command(&[]))).ok();
+    within("warm wasm run", calls(&file), 715 + 6 * hierarchies());
+}
