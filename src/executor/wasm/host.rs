@@ -138,7 +138,10 @@ impl Host {
     pub fn linker(&self, engine: &Engine) -> wasmtime::Result<Linker<State>> {
         let mut linker = Linker::new(engine);
         linker.allow_shadowing(true);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        // What JavaScript's engine imports besides what is stable: it makes an error's code of an error.
+        let mut p2 = wasmtime_wasi::p2::bindings::LinkOptions::default();
+        p2.network_error_code(true);
+        wasmtime_wasi::p2::add_to_linker_with_options_async(&mut linker, &p2)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
         lookup::shadow_p2(&mut linker)?;
