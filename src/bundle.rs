@@ -49,8 +49,10 @@ impl Bundle {
         let path = config.map_or_else(|| dir.join("config.json"), Path::to_path_buf);
         let bytes = read_json(&path)?;
         let name = path.file_name().unwrap_or_default().display().to_string();
-        let (spec, warnings) = accept(&bytes).context(name)?;
+        let (mut spec, warnings) = accept(&bytes).context(name.clone())?;
         let rootfs = rootfs(&dir, &spec)?;
+        strip_root(&mut spec, &rootfs);
+        namespaces::mounts_of_the_host(&spec).context(name)?;
         Ok(Bundle { dir, spec, rootfs, config: bytes, warnings })
     }
 }
@@ -215,6 +217,17 @@ fn settle(spec: &mut Spec, warnings: &mut Vec<String>) -> Result<()> {
     });
     linux.set_namespaces(namespaces);
     Ok(())
+}
+
+/// A destination may be written as the host sees it, root and all: runc takes the root off (LexicallyStripRoot).
+fn strip_root(spec: &mut Spec, rootfs: &Path) {
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        // Of a root that is `/` every path is below, and means itself.
+        if let Ok(inside) = mount.destination().strip_prefix(rootfs) {
+            let inside = Path::new("/").join(inside);
+            mount.set_destination(inside);
+        }
+    }
 }
 
 fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {

@@ -74,7 +74,7 @@ fn refused() -> Vec<(Vec<(&'static str, Value)>, &'static str)> {
         (vec![("/root", Value::Null)], "root is required"),
         (vec![("/root/path", json!(""))], "root.path must not be empty"),
         (vec![("/root/path", json!("nowhere"))], "root.path"),
-        (vec![("/root/path", json!("config.json"))], "Not a directory"),
+        (vec![("/root/path", json!("config.json"))], "not a directory"),
         (vec![("/root/path", json!(7))], "root.path: invalid type: integer `7`"),
         (vec![("/process", Value::Null)], "process property must not be empty"),
         (vec![("/process/args", json!([]))], "process: args must not be empty"),
@@ -196,6 +196,21 @@ fn refusals_name_the_field() {
             Err(error) => crate::error::line(&error),
         };
         assert!(error.contains(want) && !error.contains('\n'), "{changes:?}: {error}");
+    }
+}
+
+#[test]
+fn a_platform_is_refused_however_it_is_spelled() {
+    let temp = Temp::new("spelled");
+    for name in ["freebsd", "\\u0066reebsd", "f\\u0072eebsd", "\\u0073olaris"] {
+        let config = base().to_string().replacen('{', &format!("{{\"{name}\": {{}},"), 1);
+        let error = temp.load(config.as_bytes()).map(drop).unwrap_err();
+        assert!(crate::error::line(&error).contains("is not supported yet"), "{name}: {error:#}");
+    }
+    // A value is no name, nor is a name further down.
+    for extra in [r#""annotations": {"freebsd": "freebsd"}"#, r#""domainname": "\u0066reebsd""#] {
+        let config = base().to_string().replacen('{', &format!("{{{extra},"), 1);
+        temp.load(config.as_bytes()).unwrap();
     }
 }
 

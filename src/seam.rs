@@ -15,6 +15,15 @@ pub struct Process {
     pub start_time: u64,
 }
 
+/// A mount that cannot be mistaken for another: mountinfo's ids are given again, the kernel's unique ones never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountId {
+    /// Field 1 of `/proc/PID/mountinfo`.
+    pub id: u64,
+    /// STATX_MNT_ID_UNIQUE, since Linux 6.8.
+    pub unique: Option<u64>,
+}
+
 /// The runtime-spec's status words, and runc's `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +125,9 @@ pub trait Workload {
     /// Child, at create, privileges dropped: everything that can fail does so now. Native resolves argv[0];
     /// wasm loads, links and pre-instantiates.
     fn ready(&mut self, granted: Granted) -> Result<()>;
+
+    /// The environment that `ready` has settled, if it is another than `process.env`.
+    fn env(&self) -> Option<&[String]>;
 
     /// Descriptors that must stay open while the workload runs (after `ready`; wasm: guest tree, epoll, ...).
     fn keeps(&self) -> Vec<RawFd>;

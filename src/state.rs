@@ -21,7 +21,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::seam::{Process, Status};
+use crate::seam::{MountId, Process, Status};
 
 pub const STATE: &str = "state.json";
 pub const CONFIG: &str = "config.json";
@@ -61,6 +61,9 @@ pub struct Record {
     pub created_done: bool,
     #[serde(default)]
     pub init: Option<Process>,
+    /// The root of a container without a mount namespace: it and all that is mounted in it is the host's.
+    #[serde(default)]
+    pub root_mount: Option<MountId>,
     /// The names of the standard streams that `create` gave to a container without a terminal, for `checkpoint`.
     #[serde(default)]
     pub descriptors: Vec<String>,

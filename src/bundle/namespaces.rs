@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind, Mount};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind, Mount, Spec};
 
 /// The kernel's limit on lines of a map (user_namespaces(7)).
 const MAX_MAPPINGS: usize = 340;
@@ -13,6 +13,13 @@ const MAX_MAPPINGS: usize = 340;
 /// Whether the container has a namespace of this kind, new or joined.
 pub fn has(linux: &Linux, kind: Kind) -> bool {
     find(linux, kind).is_some()
+}
+
+/// The same, but one that we are in ourselves does not count.
+fn has_own(linux: &Linux, kind: Kind) -> bool {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let ours = || id(&Path::new("/proc/self/ns").join(kind.to_string()));
+    has(linux, kind) && joined(linux, kind).is_none_or(|path| id(path).is_none() || id(path) != ours())
 }
 
 fn find(linux: &Linux, kind: Kind) -> Option<&LinuxNamespace> {
@@ -134,10 +141,24 @@ pub fn paths_need_mount(linux: &Linux) -> Result<()> {
     let some = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
     let restricted = some(linux.masked_paths()) || some(linux.readonly_paths());
     ensure!(
-        !restricted || has(linux, Kind::Mount),
+        !restricted || has_own(linux, Kind::Mount),
         "unable to restrict sys entries without a private MNT namespace"
     );
     Ok(())
+}
+
+/// Without a mount namespace the host's is mounted in.
+pub fn mounts_of_the_host(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    if linux.is_some_and(|linux| has_own(linux, Kind::Mount)) {
+        return Ok(());
+    }
+    // user_namespaces(7): to mount takes capabilities in the namespace that owns the mounts.
+    let user = linux.is_some_and(|linux| has(linux, Kind::User));
+    ensure!(!user, "linux.namespaces: a user namespace needs a mount namespace of its own");
+    // The container's root must stay the mount that `delete` knows.
+    let over_root = spec.mounts().iter().flatten().position(|mount| mount.destination() == Path::new("/"));
+    over_root.map_or(Ok(()), |index| bail!("mounts[{index}].destination / needs a mount namespace"))
 }
 
 /// Only sysctls that belong to a namespace of the container (runc's list): any other is the host's.
@@ -165,7 +186,7 @@ pub fn sysctl(linux: &Linux) -> Result<()> {
             );
         } else if name.starts_with("net.") {
             ensure!(
-                has_own_network(linux),
+                has_own(linux, Kind::Network),
                 "linux.sysctl: sysctl {key:?} not allowed in host network namespace"
             );
         } else if name == "kernel.domainname" && has(linux, Kind::Uts) {
@@ -186,7 +207,7 @@ pub fn net_devices(linux: &Linux) -> Result<()> {
         return Ok(());
     };
     ensure!(
-        has_own_network(linux),
+        has_own(linux, Kind::Network),
         "linux.netDevices: unable to move network devices without a private NET namespace"
     );
     ensure!(
@@ -210,10 +231,6 @@ fn is_interface_name(name: &str) -> bool {
     !name.is_empty() && name.len() < 16 && name != "." && name != ".." && name.chars().all(plain)
 }
 
-fn has_own_network(linux: &Linux) -> bool {
-    has(linux, Kind::Network) && !joined(linux, Kind::Network).is_some_and(is_ours)
-}
-
 /// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are the same (sysctl.d(5)): the first separator tells
 /// which form it is, and in the other form the two characters change places.
 fn dotted(key: &str) -> String {
@@ -226,10 +243,4 @@ fn dotted(key: &str) -> String {
         return key.chars().map(swap).collect();
     }
     key.to_owned()
-}
-
-/// Whether a network namespace to be joined is the one we are in.
-fn is_ours(path: &Path) -> bool {
-    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
-    id(path).is_some() && id(path) == id(Path::new("/proc/self/ns/net"))
 }

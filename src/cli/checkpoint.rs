@@ -119,6 +119,9 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     if entry.record.wasm {
         bail!("a WebAssembly container cannot be checkpointed: it runs inside of runw");
     }
+    if entry.record.root_mount.is_some() {
+        bail!("a container without a mount namespace cannot be checkpointed: its mounts are the host's");
+    }
     let spec = common::saved_spec(&entry)?;
     let cgroup = common::cgroup(&entry)?;
     let wishes = Wishes {

@@ -1,5 +1,6 @@
 //! What several verbs need, and none owns.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::bundle::{self, annotations};
 use crate::executor::Host;
 use crate::linux::cgroup::{Cgroup, Driver};
 use crate::linux::hooks::{self, Place};
-use crate::linux::{confine, lifecycle, rdt, sys, terminal};
+use crate::linux::{confine, lifecycle, rdt, rootfs, sys, terminal};
 use crate::log;
 use crate::seam::{self, Status};
 use crate::state::{CONFIG, Entry, Record, START_SOCKET};
@@ -138,6 +139,17 @@ pub fn send_pidfd(socket: &OwnedFd, process: seam::Process) -> Result<()> {
     terminal::send_master(socket.as_fd(), pidfd.as_fd(), "pidfd").context("send the pidfd")
 }
 
+/// What a process gets: of a name that comes twice the last value, as with runc (env.go). The C library's getenv, and
+/// others, would find the first.
+pub fn environment(own: Option<&Vec<String>>, more: Vec<String>) -> Vec<String> {
+    let all: Vec<String> = own.into_iter().flatten().cloned().chain(more).collect();
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut seen = HashSet::new();
+    let mut last: Vec<String> = all.into_iter().rev().filter(|entry| seen.insert(name(entry))).collect();
+    last.reverse();
+    last
+}
+
 /// A terminal of ours begins with the size of the caller's: set later, it would greet the process with a SIGWINCH.
 pub fn take_terminal_size(process: &mut Process) {
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
@@ -163,6 +175,9 @@ pub fn destroy(entry: Entry) -> Result<()> {
         (Some(cgroup), None) => cgroup.remove_if_empty(),
         (None, _) => {}
     }
+    if let Some(mount) = entry.record.root_mount {
+        rootfs::unmount_root(&entry.record.rootfs, mount)?;
+    }
     let spec = saved_spec(&entry);
     let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
     // Without resctrl there is no group of it left either; without an init none was made.
@@ -186,7 +201,7 @@ pub fn poststop(record: &Record, spec: &Spec, state: &[u8]) {
     match hook_output(record) {
         Ok(output) => {
             let place = Place { output: Some(&output), ..Place::host(directory) };
-            hooks::run_poststop(Some(list), state, place);
+            hooks::run_all("poststop", Some(list), state, place);
         }
         Err(error) => log::warn(&format!("{error:#}")),
     }
@@ -199,4 +214,18 @@ pub fn matching(globals: &Globals, id: &str, regex: bool) -> Result<Vec<String>>
     }
     let pattern = regex_lite::Regex::new(id).with_context(|| format!("invalid regular expression {id:?}"))?;
     Ok(globals.root.ids()?.into_iter().filter(|id| pattern.is_match(id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_name_is_the_process_s() {
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let own = list(&["A=1", "B=1", "A=", "AB=x=y"]);
+        let env = environment(Some(&own), list(&["C=1", "B=2"]));
+        assert_eq!(env, ["A=", "AB=x=y", "C=1", "B=2"]);
+        assert!(environment(None, Vec::new()).is_empty());
+    }
 }

@@ -14,7 +14,7 @@ use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
 use crate::linux::{criu, notify, seal, terminal};
 use crate::log;
-use crate::seam::{self, Status, Workload};
+use crate::seam::{self, MountId, Status, Workload};
 use crate::state::{Entry, START_SOCKET};
 
 #[derive(Debug, clap::Args)]
@@ -203,7 +203,7 @@ pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Re
 
 fn process(spec: &Spec, preserved: Preserved) -> Result<Process> {
     let mut process = spec.process().clone().context("process is required")?;
-    let env = process.env().iter().flatten().cloned().chain(preserved.env()).collect();
+    let env = common::environment(process.env().as_ref(), preserved.env());
     process.set_env(Some(env));
     Ok(process)
 }
@@ -243,8 +243,9 @@ pub(super) struct Pages<'a> {
 }
 
 impl Journal for Pages<'_> {
-    fn cloned(&mut self, process: seam::Process) -> Result<()> {
+    fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()> {
         self.entry.record.init = Some(process);
+        self.entry.record.root_mount = root_mount;
         self.entry.save()
     }
 

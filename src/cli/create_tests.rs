@@ -56,7 +56,7 @@ fn run_an_intruder(dir: &Path, id: &str) -> Result<i32> {
     let decided = Decided { bundle: &bundle, process, preserved, workload };
     let Made { mut entry, init } =
         reserved(id, &bundle, &globals, |entry| fill(entry, &args, decided, None, &globals))?;
-    start::release(&mut entry, &bundle.spec)?;
+    start::release(&mut entry, &bundle.spec, start::Poststart::Stops)?;
     entry.unlock();
     let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), None, None);
     entry.lock()?;

@@ -214,7 +214,7 @@ fn process(args: &Args, spec: &Spec, preserved: Preserved) -> Result<Process> {
         }
         None => from_flags(args, spec)?,
     };
-    let env = process.env().iter().flatten().cloned().chain(preserved.env()).collect();
+    let env = common::environment(process.env().as_ref(), preserved.env());
     process.set_env(Some(env));
     Ok(process)
 }
@@ -274,8 +274,8 @@ fn from_flags(args: &Args, spec: &Spec) -> Result<Process> {
     Ok(process)
 }
 
-/// To the bounding, effective and permitted sets. Never to the inheritable one (CVE-2022-29162), and so not to the
-/// ambient one, which needs it.
+/// To the bounding, effective and permitted sets. Never to the inheritable one (CVE-2022-29162), and so to the ambient one
+/// only where the container's own makes it inheritable (runc: exec.go).
 fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -293,6 +293,9 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
         sets.set_bounding(with(sets.bounding()));
         sets.set_effective(with(sets.effective()));
         sets.set_permitted(with(sets.permitted()));
+        if sets.inheritable().as_ref().is_some_and(|inheritable| inheritable.contains(&cap)) {
+            sets.set_ambient(with(sets.ambient()));
+        }
     }
     process.set_capabilities(Some(sets));
     Ok(())

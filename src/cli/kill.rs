@@ -48,7 +48,11 @@ fn one(id: &str, signal: &str, all: bool, globals: &Globals) -> Result<()> {
         return Ok(());
     }
     let (Some(init), true) = (entry.record.init, status != Status::Stopped) else {
-        bail!("container not running");
+        // Without a pid namespace of its own a container outlives its init (runc since 1.2: Container.Signal).
+        match cgroup.filter(|_| signal == SIGKILL && entry.record.init.is_some()) {
+            Some(cgroup) if !cgroup.pids()?.is_empty() => return cgroup.signal_all(SIGKILL),
+            _ => bail!("container not running"),
+        }
     };
     if !lifecycle::signal(init, signal)? {
         bail!("container not running");

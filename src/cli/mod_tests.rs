@@ -27,7 +27,6 @@ fn usage_errors_are_one_line_and_status_1() {
             "runw create --preserve-fds x id",
             "invalid value 'x' for '--preserve-fds <N>': invalid digit found in string",
         ),
-        ("runw kill id FOO", "invalid value 'FOO' for '[SIGNAL]': unknown signal \"FOO\""),
         ("runw --log-format xx state id", "invalid log-format: xx"),
         (
             "runw --cgroup-manager xx state id",

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 
 use super::create::{self, Common, Console, Made};
+use super::start::Poststart;
 use super::{Globals, common, start};
 use crate::linux::create::Init;
 use crate::linux::foreground::Signals;
@@ -52,7 +53,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     // The manager watches us, or the container's process when we go.
     let main = if args.detach { init.process.pid } else { std::process::id() as i32 };
     let notify = Proxy::listen(&entry.dir, main);
-    let started = notify.and_then(|notify| start::release(&mut entry, &bundle.spec).map(|()| notify));
+    let started =
+        notify.and_then(|notify| start::release(&mut entry, &bundle.spec, Poststart::Stops).map(|()| notify));
     let ended = match started {
         Ok(notify) if args.detach => {
             entry.unlock();
@@ -91,6 +93,10 @@ pub(super) fn attend(
 fn clear(mut entry: Entry, init: &Init, running: bool) -> Result<()> {
     if let Err(error) = entry.lock() {
         return gone_already(error);
+    }
+    if entry.record.init != Some(init.process) {
+        // It was deleted, and the id is another container's by now.
+        return Ok(());
     }
     if running {
         lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;

@@ -26,7 +26,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
             let spec = common::saved_spec(&entry)?;
             let init = entry.record.init.context("no init process")?;
             let notify = Proxy::listen(&entry.dir, init.pid)?;
-            release(&mut entry, &spec)?;
+            release(&mut entry, &spec, Poststart::Warns)?;
             if let Some(notify) = notify {
                 // As runc: a service has started when it says so. Others may have the container meanwhile.
                 entry.unlock();
@@ -41,9 +41,19 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     Ok(0)
 }
 
-/// Lets init go on and runs the poststart hooks; when one of them fails the container is stopped (runtime-spec
-/// runtime.md, step 9). They run without the lock: a hook that hangs must not keep anybody from deleting it.
-pub(super) fn release(entry: &mut Entry, spec: &Spec) -> Result<()> {
+/// What a poststart hook does that fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Poststart {
+    /// runtime-spec 1.2.1, runtime.md, step 9: "the runtime MUST log a warning, but the remaining hooks and lifecycle
+    /// continue as if the hook had succeeded". crun does so.
+    Warns,
+    /// What runc does in `run`, which the specification does not know (hooks.bats: "runc run [hook fails]").
+    Stops,
+}
+
+/// Lets init go on and runs the poststart hooks. They run without the lock: a hook that hangs must not keep anybody from
+/// deleting the container.
+pub(super) fn release(entry: &mut Entry, spec: &Spec, failing: Poststart) -> Result<()> {
     lifecycle::start(&entry.dir.join(START_SOCKET))?;
     let Some(poststart) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
         return Ok(());
@@ -53,7 +63,11 @@ pub(super) fn release(entry: &mut Entry, spec: &Spec) -> Result<()> {
     entry.unlock();
     let ran = common::hook_output(&entry.record).and_then(|output| {
         let place = Place { output: Some(&output), ..Place::host(Some(&entry.record.bundle)) };
-        hooks::run("poststart", Some(poststart), &state, place)
+        if failing == Poststart::Stops {
+            return hooks::run("poststart", Some(poststart), &state, place);
+        }
+        hooks::run_all("poststart", Some(poststart), &state, place);
+        Ok(())
     });
     let Err(error) = ran else { return Ok(()) };
     // Unless it was deleted meanwhile: the id, and the cgroup, may be another container's by now.

@@ -240,6 +240,13 @@ impl Workload for Chosen<'_> {
         }
     }
 
+    fn env(&self) -> Option<&[String]> {
+        match &self.plan {
+            Plan::Native(native) => Some(&native.env),
+            Plan::Wasm(_) | Plan::Undecided | Plan::Judged { .. } => None,
+        }
+    }
+
     fn keeps(&self) -> Vec<RawFd> {
         match &self.plan {
             Plan::Wasm(guest) => guest.keeps(),

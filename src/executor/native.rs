@@ -12,7 +12,7 @@ use super::Execve;
 
 pub struct Native {
     argv: Vec<String>,
-    env: Vec<String>,
+    pub env: Vec<String>,
     execve: Execve,
     call: Option<Call>,
 }

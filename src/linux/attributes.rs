@@ -12,6 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::capabilities::Caps;
 use super::sys::{self, NodeMask, SchedAttr};
+use crate::log;
 
 /// All of a process's attributes as the kernel takes them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -177,7 +178,13 @@ impl Affinity {
     pub fn enter_initial(&self) -> Result<()> {
         let Some(set) = &self.initial else { return Ok(()) };
         sched_setaffinity(None, set)
-            .context("process.execCPUAffinity.initial: error setting initial affinity")
+            .context("process.execCPUAffinity.initial: error setting initial affinity")?;
+        // runc's words (cpu_affinity.bats).
+        log::debug(|| {
+            let mask = (0..64).filter(|cpu| set.is_set(*cpu)).fold(0u64, |mask, cpu| mask | 1 << cpu);
+            format!("nsexec: affinity: {mask:#x}")
+        });
+        Ok(())
     }
 
     /// For the child, once it is in the cgroup.

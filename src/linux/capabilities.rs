@@ -79,20 +79,21 @@ impl Caps {
 
     /// What of the configuration the process will not have.
     pub fn warnings(&self) -> Vec<String> {
-        let line = |bits: u64, set: &str, why: &str| {
-            let names: Vec<String> = caps::all()
-                .into_iter()
-                .filter(|cap| bits & cap.bitmask() != 0)
-                .map(|cap| cap.to_string())
-                .collect();
-            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let names = |bits: u64| {
+            let set = caps::all().into_iter().filter(|cap| bits & cap.bitmask() != 0);
+            let mut names: Vec<String> = set.map(|cap| cap.to_string()).collect();
             names.sort_unstable();
-            (!names.is_empty())
-                .then(|| format!("process.capabilities{set}: ignoring {}: {why}", names.join(", ")))
+            names
         };
-        let unavailable = line(self.unavailable, "", "this kernel does not have it");
-        let unraisable =
-            line(self.unraisable, ".ambient", "only what is permitted and inheritable can be ambient");
+        let unavailable = names(self.unavailable);
+        let unavailable = (!unavailable.is_empty()).then(|| {
+            format!("process.capabilities: ignoring {}: this kernel does not have it", unavailable.join(", "))
+        });
+        // runc's words (capabilities.bats).
+        let unraisable = names(self.unraisable).into_iter().map(|name| {
+            let why = "only what is permitted and inheritable can be ambient";
+            format!("process.capabilities.ambient: can't raise ambient capability {name}: {why}")
+        });
         unavailable.into_iter().chain(unraisable).collect()
     }
 
@@ -211,7 +212,8 @@ mod tests {
         };
         assert_eq!(of(true).ambient, 1);
         let why = "only what is permitted and inheritable can be ambient";
-        assert_eq!(of(true).warnings(), [format!("process.capabilities.ambient: ignoring CAP_KILL: {why}")]);
+        let says = format!("process.capabilities.ambient: can't raise ambient capability CAP_KILL: {why}");
+        assert_eq!(of(true).warnings(), [says]);
         assert_eq!(of(false).ambient, 0);
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{LinuxSeccomp, Mount, Process, Spec};
+use oci_spec::runtime::{Hooks, LinuxSeccomp, Mount, Process, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::attributes::Attributes;
@@ -20,7 +20,7 @@ use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
 use super::{netdev, process, seccomp, sys, terminal};
 use crate::log;
-use crate::seam::{self, Status, Workload};
+use crate::seam::{self, MountId, Status, Workload};
 
 /// A container to be made; everything in it has been validated.
 pub struct Create<'a> {
@@ -49,8 +49,9 @@ pub struct Create<'a> {
 
 /// What must be written down, and when.
 pub trait Journal {
-    /// The process exists: from now on a killed `create` can be cleaned up by its pid.
-    fn cloned(&mut self, process: seam::Process) -> Result<()>;
+    /// The process exists: from now on a killed `create` can be cleaned up by its pid, and by the mount that the
+    /// process will make on the host.
+    fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()>;
     /// The container is created. The child waits for this to return before it can be started.
     fn ready(&mut self) -> Result<()>;
 }
@@ -74,6 +75,7 @@ pub fn create(
         .and_then(|l| l.seccomp().as_ref())
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
+    filter.iter().for_each(|filter| log::debug(|| filter.describe()));
     let attributes = Attributes::of(create.process, linux)?;
     attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     for name in filter.iter().flat_map(|filter| filter.unknown()) {
@@ -91,9 +93,11 @@ pub fn create(
     let plan = Plan::of(linux)?;
     let privileged = rustix::process::geteuid().is_root();
     let sources = if plan.has_user() { Sources::default() } else { sources(create, false)? };
+    let root_mount = if plan.has_mount() { None } else { Some(sources.root_mount()?) };
     let listener = listen(create.start_socket)?;
 
     create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
+    log::debug(|| format!("cgroup made: {}", create.cgroup.describe()));
     let joiner = create.cgroup.joiner_of_init();
     let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
     let spawned = match spawned {
@@ -107,16 +111,19 @@ pub fn create(
         }
         Ok((Side::Parent(spawned), _)) => spawned,
         Err(error) => {
-            undo(create, None, None)?;
+            undo(create, None, None, None)?;
             return Err(error);
         }
     };
     drop((sources, listener, console));
-    match attend(create, &plan, rdt.as_ref(), &spawned, workload, journal) {
+    // These three begin as runc's do for the same moments: people, and runc's own tests, look for them.
+    log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
+    let cloned = journal.cloned(spawned.process, root_mount);
+    match cloned.and_then(|()| attend(create, &plan, rdt.as_ref(), &spawned, workload, journal)) {
         Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
-            undo(create, Some(&spawned), rdt.as_ref())?;
+            undo(create, Some(&spawned), rdt.as_ref(), root_mount)?;
             Err(error)
         }
     }
@@ -153,7 +160,6 @@ fn attend(
 ) -> Result<()> {
     let pid = spawned.process.pid;
     let linux = create.spec.linux().as_ref();
-    journal.cloned(spawned.process)?;
     create.cgroup.adopt(pid, linux.and_then(|l| l.resources().as_ref()))?;
     delegate(create, plan)?;
     rdt.map_or(Ok(()), |rdt| rdt.create(pid))?;
@@ -164,6 +170,7 @@ fn attend(
     process::set_oom_score_adj(pid, create.process)?;
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], None)?;
+    log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
     loop {
         let Some(message) = spawned.channel.receive()? else {
             bail!("container init ended before it was ready")
@@ -194,6 +201,7 @@ fn attend(
                     create.cgroup.delegate_below(name, pid)?;
                 }
                 journal.ready()?;
+                log::debug(|| "init: closing the pipe to signal completion: it waits for start".to_owned());
                 return spawned.channel.send(Tag::Go, &[], None);
             }
             Tag::Error => return Err(message.error()),
@@ -225,14 +233,19 @@ pub fn send_found(spawned: &Spawned, file: Option<OwnedFd>, workload: &mut dyn W
 /// prestart and createRuntime: in the runtime's namespaces, after the container's exist, before pivot_root.
 fn host_hooks(create: &Create<'_>, spawned: &Spawned) -> Result<()> {
     let Some(all) = create.spec.hooks() else { return Ok(()) };
-    let state = (create.hook_state)(Status::Creating, Some(spawned.process.pid));
     let place = Place {
         while_alive: Some(spawned.pidfd.as_fd()),
         output: Some(create.hook_output),
         ..Place::host(Some(create.bundle))
     };
-    hooks::run("prestart", all.prestart().as_ref(), &state, place)?;
-    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, place)
+    run_host_hooks(all, &|status| (create.hook_state)(status, Some(spawned.process.pid)), place)
+}
+
+/// runtime.md has both after step 2, which is when a container counts as `created`. prestart is told so, as by crun: hooks
+/// of 1.0 expect it, when they ran in `start`. createRuntime, which is younger, is told what runc tells.
+pub fn run_host_hooks(all: &Hooks, state: &dyn Fn(Status) -> Vec<u8>, place: Place<'_>) -> Result<()> {
+    hooks::run("prestart", all.prestart().as_ref(), &state(Status::Created), place)?;
+    hooks::run("createRuntime", all.create_runtime().as_ref(), &state(Status::Creating), place)
 }
 
 /// `linux.seccomp.listenerPath`: the agent gets the descriptor and the container process state (config-linux.md).
@@ -297,12 +310,21 @@ fn explain(create: &Create<'_>, error: anyhow::Error) -> anyhow::Error {
 
 /// Nothing that was made stays, or the error says so: what is left is found by `delete --force` in the state
 /// directory, which then stays too.
-fn undo(create: &Create<'_>, spawned: Option<&Spawned>, rdt: Option<&Rdt<'_>>) -> Result<()> {
+fn undo(
+    create: &Create<'_>,
+    spawned: Option<&Spawned>,
+    rdt: Option<&Rdt<'_>>,
+    root_mount: Option<MountId>,
+) -> Result<()> {
     if let Some(spawned) = spawned {
         spawn::kill_and_reap(spawned);
         let _ = create.cgroup.signal_all(libc::SIGKILL);
     }
-    let removed = create.cgroup.remove().and_then(|()| rdt.map_or(Ok(()), Rdt::remove));
+    let removed = create
+        .cgroup
+        .remove()
+        .and_then(|()| rdt.map_or(Ok(()), Rdt::remove))
+        .and_then(|()| root_mount.map_or(Ok(()), |ours| rootfs::unmount_root(create.rootfs, ours)));
     removed.map_err(|error| anyhow::Error::new(LeftBehind(format!("{error:#}"))))
 }
 

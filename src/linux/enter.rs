@@ -55,8 +55,8 @@ pub struct Entering<'a> {
     pub talk: RawFd,
     /// The caller is unprivileged: only a dumpable process is its own for /proc/PID and setns(2), which `exec` needs.
     pub dumpable: bool,
-    /// The container is running: others may mount in it while we look.
-    pub in_running: bool,
+    /// The container is running, or its mounts are the host's: others may mount in it while we look.
+    pub others_mount: bool,
     /// crun's annotation: the caller's supplementary groups stay.
     pub keep_groups: bool,
     /// startContainer hooks run in this process's place before a guest does: with the container's root, and with
@@ -163,7 +163,7 @@ impl Entering<'_> {
     }
 
     fn guest_tree(&self) -> Result<OwnedFd> {
-        if self.in_running {
+        if self.others_mount {
             guest_tree::build_in_running(self.proc_self()?)
         } else {
             guest_tree::build(self.proc_self()?)

@@ -1,7 +1,7 @@
 //! `exec`: one more process in a container that is there, under everything its `process` says.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -12,11 +12,11 @@ use super::attributes::{Affinity, Attributes};
 use super::cgroup::Cgroup;
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
-use super::namespaces::CLONE_NEWTIME;
+use super::namespaces::{self, CLONE_NEWTIME};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
-use super::{create, lifecycle, process, rdt, sys};
+use super::{create, lifecycle, process, rdt, rootfs, sys};
 use crate::log;
 use crate::seam::{self, Workload};
 
@@ -63,8 +63,9 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     create::protect_carried(workload)?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
     let kinds = namespaces_to_join(exec.init.pid)?;
+    let root = root_to_enter(exec.init.pid, kinds)?;
     if !lifecycle::alive(exec.init) {
-        // Or those were the namespaces of whoever has the pid now.
+        // Or those were the namespaces, and the root, of whoever has the pid now.
         bail!("cannot exec in a stopped container");
     }
     // Reports a failed execve: end of file means there is nothing to report.
@@ -84,6 +85,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
             let inherited = Inherited {
                 init,
                 kinds,
+                root,
                 in_user_namespace,
                 unprivileged,
                 attributes,
@@ -95,7 +97,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
         }
         Side::Parent(spawned) => spawned,
     };
-    drop((talk, console, init));
+    drop((talk, console, init, root));
     match attend(exec, &spawned, read, workload) {
         Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
@@ -173,13 +175,39 @@ fn namespaces_to_join(init: i32) -> Result<i32> {
     Ok(kinds)
 }
 
+/// One call for all; but if the user namespace does not own them all, one by one.
+fn join(init: BorrowedFd<'_>, kinds: i32) -> Result<()> {
+    let enter = |kinds: &i32| sys::setns(init, *kinds).context("join the container's namespaces");
+    match enter(&kinds) {
+        Err(error) if namespaces::is_denied(&error) && kinds & libc::CLONE_NEWUSER != 0 => {
+            let each = (0..32).map(|bit| 1 << bit).filter(|kind| kinds & kind != 0);
+            namespaces::join(each.collect(), |kind| *kind, enter)
+        }
+        done => done,
+    }
+}
+
+/// Without a mount namespace to join the container's root is only where init has it.
+fn root_to_enter(init: i32, kinds: i32) -> Result<Option<OwnedFd>> {
+    if kinds & libc::CLONE_NEWNS != 0 {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty());
+    root.map(Some).context("open the container's root")
+}
+
 /// Does for the child what only the parent can, until its workload runs.
 fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn Workload) -> Result<()> {
-    process::set_oom_score_adj(spawned.process.pid, exec.process)?;
+    // runc's words for the same moments (exec.bats).
+    let pid = spawned.process.pid;
+    log::debug(|| format!("nsexec container setup: {pid} is the process in the container's cgroup"));
+    process::set_oom_score_adj(pid, exec.process)?;
     if let Some(rdt) = rdt::find(exec.id, exec.linux)? {
-        rdt.join(spawned.process.pid)?;
+        rdt.join(pid)?;
     }
     spawned.channel.send(Tag::Go, &[], None)?;
+    log::debug(|| format!("child process in init(): {pid} joins the container's namespaces"));
     loop {
         let Some(message) = spawned.channel.receive()? else {
             bail!("the process ended before it was ready")
@@ -192,7 +220,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Limits => {
-                process::set_rlimits(spawned.process.pid, exec.process)?;
+                process::set_rlimits(pid, exec.process)?;
                 spawned.channel.send(Tag::Go, &[], None)?;
             }
             Tag::Ready => break,
@@ -200,6 +228,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
             tag => bail!("unexpected message {tag:?} from the process"),
         }
     }
+    log::debug(|| format!("setns_init: about to exec: {pid} is ready"));
     let mut text = Vec::new();
     std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
     if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }
@@ -210,6 +239,7 @@ struct Inherited {
     init: OwnedFd,
     /// Namespaces that are still to be joined.
     kinds: i32,
+    root: Option<OwnedFd>,
     /// The user namespace is not the host's.
     in_user_namespace: bool,
     unprivileged: bool,
@@ -236,7 +266,7 @@ fn child(
         channel,
         first_free_fd: exec.preserved.end(),
         dumpable: inherited.unprivileged,
-        in_running: true,
+        others_mount: true,
         keep_groups: exec.keep_groups,
         hooks_first: false,
         hold: Vec::new(),
@@ -260,14 +290,18 @@ fn prepare(
 ) -> Result<()> {
     inherited.affinity.settle()?;
     let mut keep = workload.needs().carry;
-    keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.console.iter().chain(&inherited.root).map(AsRawFd::as_raw_fd));
     keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     entering.proc = Some(Proc::open(workload)?);
     if inherited.kinds != 0 {
-        sys::setns(inherited.init.as_fd(), inherited.kinds).context("join the container's namespaces")?;
+        join(inherited.init.as_fd(), inherited.kinds)?;
+    }
+    if let Some(root) = &inherited.root {
+        rustix::process::fchdir(root).context("enter the container's root")?;
+        rootfs::become_root()?;
     }
     if inherited.in_user_namespace {
         spawn::become_namespace_root()?;

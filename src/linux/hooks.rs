@@ -66,9 +66,9 @@ pub fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>
     failures(kind, hooks, state, place).next().map_or(Ok(()), Err)
 }
 
-/// poststop: one that fails is warned of, and the others run all the same (runtime-spec runtime.md, step 13).
-pub fn run_poststop(hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>) {
-    for error in failures("poststop", hooks, state, place) {
+/// One that fails is warned of, and the others run all the same (runtime-spec runtime.md, steps 9 and 13).
+pub fn run_all(kind: &str, hooks: Option<&Vec<Hook>>, state: &[u8], place: Place<'_>) {
+    for error in failures(kind, hooks, state, place) {
         log::warn(&format!("{error:#}"));
     }
 }

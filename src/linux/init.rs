@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::attributes::{self, Attributes};
 use super::cgroup::Placing;
@@ -84,7 +84,7 @@ fn live(
         channel: &channel,
         first_free_fd: create.preserved.end(),
         dumpable: !privileged,
-        in_running: false,
+        others_mount: !plan.has_mount(),
         keep_groups: create.keep_groups,
         hooks_first: has_start_hooks(create),
         hold: start_hooks_output(create),
@@ -99,7 +99,8 @@ fn live(
     }
     wait_for_start(&listener).map_err(drop)?;
     drop(listener);
-    let started = start_hooks(create).inspect_err(|error| enter::report(rustix::stdio::stderr(), error));
+    let env = workload.env().or(create.process.env().as_deref()).unwrap_or_default();
+    let started = start_hooks(create, env).inspect_err(|error| enter::report(rustix::stdio::stderr(), error));
     started.map_err(drop)?;
     entering.run(workload, None).map_err(drop)
 }
@@ -152,15 +153,13 @@ fn enter_root(
     channel: &Channel,
     console: Option<OwnedFd>,
 ) -> Result<()> {
-    if !plan.has_mount() {
-        bail!("linux.namespaces: a container without a mount namespace is not supported");
-    }
     let root = Root {
         spec: create.spec,
         bundle: create.bundle,
         path: create.rootfs,
         cgroup: create.cgroup,
         no_pivot: create.no_pivot,
+        mount_namespace: plan.has_mount(),
         user_namespace: plan.has_user(),
         cgroup_namespace: plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP),
         label: Label::of(create.spec),
@@ -235,13 +234,13 @@ fn has_start_hooks(create: &Create<'_>) -> bool {
     create.spec.hooks().as_ref().is_some_and(|hooks| hooks.start_container().is_some())
 }
 
-fn start_hooks(create: &Create<'_>) -> Result<()> {
+/// `env`: the program's, HOME included, as in runc (hooks.bats: "startContainer hook should inherit process environment").
+fn start_hooks(create: &Create<'_>, env: &[String]) -> Result<()> {
     let list = create.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
     if list.is_none() {
         return Ok(());
     }
     let state = (create.hook_state)(Status::Created, Some(own_pid()));
-    let env = create.process.env().as_deref().unwrap_or_default();
     let place = Place { env: Some(env), output: Some(create.hook_output), ..Place::default() };
     hooks::run("startContainer", list, &state, place)
 }

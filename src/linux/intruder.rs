@@ -144,6 +144,10 @@ impl Workload for Intruder {
         Ok(())
     }
 
+    fn env(&self) -> Option<&[String]> {
+        None
+    }
+
     fn keeps(&self) -> Vec<RawFd> {
         self.files.iter().map(AsRawFd::as_raw_fd).collect()
     }

@@ -28,7 +28,7 @@ pub mod notify;
 mod pid1;
 mod process;
 pub mod rdt;
-mod rootfs;
+pub mod rootfs;
 pub mod seal;
 mod seccomp;
 mod spawn;

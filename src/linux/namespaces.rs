@@ -47,7 +47,8 @@ pub struct Plan {
 
 impl Plan {
     /// Opens the paths with the host's eyes. Joining the user namespace we are in is EINVAL for setns(2), and
-    /// naming it means no more than naming nothing: it is left out, as runc does.
+    /// naming it means no more than naming nothing: it is left out, as runc does. So is our own mount namespace: a
+    /// pivot_root in there would be the host's.
     pub fn of(linux: Option<&Linux>) -> Result<Plan> {
         let mut plan = Plan::default();
         for namespace in linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default() {
@@ -56,7 +57,12 @@ impl Plan {
                 None => plan.new |= kind,
                 Some(path) => {
                     let fd = open(path)?;
-                    if kind != libc::CLONE_NEWUSER || !is_own_user_namespace(&fd)? {
+                    let own = match kind {
+                        libc::CLONE_NEWUSER => is_same(&fd, "/proc/self/ns/user")?,
+                        libc::CLONE_NEWNS => is_same(&fd, "/proc/self/ns/mnt")?,
+                        _ => false,
+                    };
+                    if !own {
                         plan.joined.push(Joined { kind, path: path.clone(), fd });
                     }
                 }
@@ -121,22 +127,42 @@ impl Plan {
         self.new & !CLONE_NEWTIME & !(self.clone_flags(cloned_into_cgroup) as i32)
     }
 
-    /// Joins them. The user namespace goes first, since the others may be owned by it, and the mount namespace
-    /// last, since it changes what `/` and the current directory are.
     pub fn join(&self) -> Result<()> {
-        let rank = |kind: i32| match kind {
-            libc::CLONE_NEWUSER => 0,
-            libc::CLONE_NEWNS => 2,
-            _ => 1,
-        };
-        let mut order: Vec<_> = self.joined.iter().collect();
-        order.sort_by_key(|joined| rank(joined.kind));
-        for Joined { kind, path, fd } in order {
-            sys::setns(fd.as_fd(), *kind)
-                .with_context(|| format!("join the {} namespace {}", name(*kind), path.display()))?;
-        }
-        Ok(())
+        join(
+            self.joined.iter().collect(),
+            |joined| joined.kind,
+            |Joined { kind, path, fd }| {
+                sys::setns(fd.as_fd(), *kind)
+                    .with_context(|| format!("join the {} namespace {}", name(*kind), path.display()))
+            },
+        )
     }
+}
+
+/// Joins all of `what`, in runc's order (nsexec.c, join_namespaces): with our own rights as many as they reach, since in
+/// the user namespace those of another owner are out of reach; then that; then those that it owns. The mount namespace
+/// comes last of its kind, since it changes what `/` and the current directory are.
+pub fn join<T>(mut what: Vec<T>, kind: impl Fn(&T) -> i32, join: impl Fn(&T) -> Result<()>) -> Result<()> {
+    what.sort_by_key(|one| kind(one) == libc::CLONE_NEWNS);
+    let (user, mut others): (Vec<T>, Vec<T>) =
+        what.into_iter().partition(|one| kind(one) == libc::CLONE_NEWUSER);
+    for user in &user {
+        let mut owned = Vec::new();
+        for other in others {
+            match join(&other) {
+                Err(error) if is_denied(&error) => owned.push(other),
+                done => done?,
+            }
+        }
+        others = owned;
+        join(user)?;
+    }
+    others.iter().try_for_each(join)
+}
+
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.and_then(std::io::Error::raw_os_error) == Some(libc::EPERM)
 }
 
 fn name(kind: i32) -> &'static str {
@@ -157,9 +183,9 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("open namespace {}", path.display()))
 }
 
-fn is_own_user_namespace(fd: &OwnedFd) -> Result<bool> {
-    let theirs = rustix::fs::fstat(fd).context("stat the user namespace")?;
-    let ours = rustix::fs::stat("/proc/self/ns/user").context("stat /proc/self/ns/user")?;
+fn is_same(fd: &OwnedFd, ours: &str) -> Result<bool> {
+    let theirs = rustix::fs::fstat(fd).context("stat a namespace")?;
+    let ours = rustix::fs::stat(ours).with_context(|| format!("stat {ours}"))?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
 }
 

@@ -16,6 +16,7 @@ use rustix::mount::{
 };
 
 use super::sys;
+use crate::log;
 
 /// Set for the sealed copy alone, and taken away by it. Whoever can set it can run any program anyway.
 const MARK: &str = "_RUNW_SEALED";
@@ -37,6 +38,13 @@ static SEALED: AtomicBool = AtomicBool::new(false);
 /// Returns in the sealed process only; the first call replaces this process by it.
 pub fn ensure() -> Result<()> {
     if SEALED.load(Relaxed) {
+        // The log was not open when it began.
+        log::debug(|| {
+            let copy = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            let words = words.collect::<Vec<_>>().join(" ");
+            format!("runs from a sealed copy of itself, {}: {words}", copy.display())
+        });
         return Ok(());
     }
     if std::env::var_os(MARK).is_some_and(|mark| mark == std::process::id().to_string().as_str()) {

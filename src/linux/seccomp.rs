@@ -72,6 +72,11 @@ impl Filter {
         self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
     }
 
+    /// runc's words (seccomp.bats).
+    pub fn describe(&self) -> String {
+        format!("seccomp filter flags: {}", self.flags)
+    }
+
     /// Names in the profile that this libseccomp does not know; runc skips them with a debug line.
     pub fn unknown(&self) -> &[String] {
         &self.unknown

@@ -58,6 +58,16 @@ fn user_namespace() -> Bundle {
     })
 }
 
+fn host_mounts() -> Bundle {
+    let bundle = plain();
+    let dir = bundle.outside("shared");
+    bundle.bind(&dir, "/mnt", &["rbind", "ro"]).without_namespace("mount").edit(|c| {
+        let linux = c["linux"].as_object_mut().expect("object");
+        linux.remove("maskedPaths");
+        linux.remove("readonlyPaths");
+    })
+}
+
 fn wasm() -> Bundle {
     Bundle::sparse(&["/app.wasm", "sleep", "100"]).guest("probe.wasm")
 }
@@ -72,6 +82,7 @@ const SCENES: &[Scene] = &[
     Scene { name: "no pivot", bundle: plain, flags: &["--no-pivot"], terminal: false },
     Scene { name: "wasm", bundle: wasm, flags: &[], terminal: false },
     Scene { name: "component", bundle: component, flags: &[], terminal: false },
+    Scene { name: "host mounts", bundle: host_mounts, flags: &[], terminal: false },
 ];
 
 impl Scene {
@@ -346,6 +357,11 @@ fn each_call_of_a_component_s_container_fails() {
 }
 
 #[test]
+fn each_call_without_a_mount_namespace_fails() {
+    sweep(&SCENES[5], 1);
+}
+
+#[test]
 fn a_rich_container_killed_at_each_call_leaves_nothing() {
     kill_sweep(&SCENES[0]);
 }
@@ -368,6 +384,11 @@ fn a_wasm_container_killed_at_each_call_leaves_nothing() {
 #[test]
 fn a_component_s_container_killed_at_each_call_leaves_nothing() {
     kill_sweep(&SCENES[4]);
+}
+
+#[test]
+fn without_a_mount_namespace_one_killed_at_each_call_leaves_nothing() {
+    kill_sweep(&SCENES[5]);
 }
 
 /// The container's first process is a clone of the runtime: it would have no other thread, but the locks that one

@@ -18,6 +18,7 @@ mod fds;
 mod golden;
 mod hardening;
 mod hooks;
+mod host_mounts;
 mod lifecycle;
 mod misuse;
 mod mounts;

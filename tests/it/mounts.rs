@@ -882,3 +882,19 @@ fn cgroup_v1_mounts_with_and_without_a_namespace() {
         }
     }
 }
+
+/// runc's LexicallyStripRoot (mounts.bats, "mount order, container bind-mount source").
+#[test]
+fn a_destination_may_be_written_as_the_host_sees_it() {
+    if differs(Kind::Crun, "1.8 takes it as it is") {
+        return;
+    }
+    let b = Bundle::sh("cat /mnt/inside/file");
+    let dir = b.outside("shared");
+    std::fs::write(dir.join("file"), "bound\n").expect("write");
+    let rootfs = b.rootfs();
+    let c = Container::new(b.bind(&dir, rootfs.join("mnt/inside").to_str().expect("UTF-8"), &["bind"]));
+    assert!(c.run().ok().out.starts_with("bound\n"));
+    let as_it_stands = c.bundle.path().strip_prefix("/").expect("absolute");
+    assert!(!rootfs.join(as_it_stands).exists());
+}

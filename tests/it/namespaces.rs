@@ -104,6 +104,29 @@ fn without_a_pid_namespace() {
     nothing_left(&c);
 }
 
+/// runc's kill.bats, "kill KILL [host pidns + init gone]".
+#[test]
+fn without_a_pid_namespace_kill_reaches_those_whose_init_is_gone() {
+    if differs(Kind::Runc, "1.1 says that it does not run")
+        || differs(Kind::Crun, "1.8 says that it does not run")
+    {
+        return;
+    }
+    let c = Container::up(Bundle::sh("exec sleep 100").without_namespace("pid"));
+    c.exec(&["--detach"], &["/bin/sleep", "1000"]).ok();
+    let others = || std::fs::read_to_string(c.cgroup("pids").join("cgroup.procs")).unwrap_or_default();
+    assert_eq!(others().lines().count(), 2, "{}", others());
+    assert!(Command::new("kill").args(["-9", &c.pid().to_string()]).status().expect("kill").success());
+    c.wait_stopped();
+    assert_eq!(others().lines().count(), 1, "{}", others());
+    c.call(&["kill", &c.id, "TERM"]).refused(&["container not running"]);
+    c.kill("KILL").ok();
+    until("an empty cgroup", || others().is_empty());
+    c.kill("KILL").refused(&["container not running"]);
+    c.delete().ok();
+    nothing_left(&c);
+}
+
 #[test]
 fn a_user_namespace_maps_ids() {
     let bundle =
@@ -161,6 +184,31 @@ fn a_user_namespace_is_joined() {
     assert_eq!(link_of(&c, "user"), link_of(&owner, "user"));
 }
 
+/// runc's userns.bats, "join external namespaces [wrong userns owner]".
+#[test]
+fn a_network_that_the_joined_user_namespace_does_not_own() {
+    if differs(Kind::Runc, "1.1 cannot") || differs(Kind::Crun, "1.8 was not asked") {
+        return;
+    }
+    let owner = Container::up(Bundle::sh("exec sleep 100").user_namespace());
+    let (_host, pid) = host_of_namespaces(&["-n"]);
+    let (user, net) = (format!("/proc/{}/ns/user", owner.pid()), format!("/proc/{pid}/ns/net"));
+    // A sysfs shows the network, and takes rights over it.
+    let stays =
+        |mount: &serde_json::Value| !mount["destination"].as_str().is_some_and(|at| at.starts_with("/sys"));
+    let bundle = Bundle::sh("exec sleep 100")
+        .namespace("user", Some(Path::new(&user)))
+        .namespace("network", Some(Path::new(&net)))
+        .edit(|c| c["mounts"].as_array_mut().expect("a list").retain(stays));
+    let c = Container::up(bundle);
+    for (file, pid) in [("user", owner.pid().to_string()), ("net", pid.to_string())] {
+        assert_eq!(link_of(&c, file), link(&pid, file));
+        let path = format!("/proc/self/ns/{file}");
+        let seen = c.exec(&[], &["readlink", &path]).ok().out;
+        assert_eq!(Path::new(seen.trim()), link(&pid, file), "exec");
+    }
+}
+
 #[test]
 fn a_time_namespace_with_offsets() {
     if differs(Kind::Runc, "1.1 knows no time namespace")
@@ -195,16 +243,6 @@ fn a_new_network_has_a_loopback_that_is_up() {
     .ok()
     .out;
     assert!(out.contains("UP") && out.contains("127.0.0.1/8") && out.contains("pong"), "{out}");
-}
-
-#[test]
-fn without_a_mount_namespace_it_is_refused() {
-    if differs(Kind::Crun, "1.8 runs it in the host's") {
-        return;
-    }
-    let mut c = Container::new(Bundle::sh("true").without_namespace("mount"));
-    assert_eq!(c.create_with(&[]).code, 1);
-    nothing_left(&c);
 }
 
 /// A terminal or pipe may be given to the container's user; a device node of the host may not.

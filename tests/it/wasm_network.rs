@@ -167,6 +167,6 @@ fn a_component_may_import_tls() {
         return;
     }
     let bundle = Bundle::new(&["/app.wat"]).edit(|c| c["annotations"]["run.oci.handler"] = "wasm".into());
-    std::fs::write(bundle.rootfs().join("app.wat"), include_str!("wasm_tls.wat")).expect("write");
+    std::fs::write(bundle.rootfs().join("app.wat"), include_str!("wat/tls.wat")).expect("write");
     Container::new(bundle).run().ok();
 }

@@ -8,19 +8,21 @@ use serde_json::json;
 
 use crate::harness::{Bundle, Container, ask, at, dial, get, own_address, reply, runw_only, until};
 
-fn up_of(guest: &str, annotations: &[(&str, &str)]) -> (Container, SocketAddr) {
+fn up_with(bundle: Bundle, annotations: &[(&str, &str)]) -> (Container, SocketAddr) {
     let address = at(own_address(), 8080);
-    let bundle = Bundle::wasm(guest, &[]).without_namespace("network").edit(|c| {
+    let bundle = bundle.without_namespace("network").edit(|c| {
         c["annotations"]["dev.runw.http.address"] = json!(address);
         for (key, value) in annotations {
-            c["annotations"][format!("dev.runw.{key}")] = json!(value);
+            c["annotations"][*key] = json!(value);
         }
     });
     (Container::up(bundle), address)
 }
 
 fn up(annotations: &[(&str, &str)]) -> (Container, SocketAddr) {
-    up_of("http.wasm", annotations)
+    let names: Vec<String> = annotations.iter().map(|(key, _)| format!("dev.runw.{key}")).collect();
+    let pairs: Vec<_> = names.iter().map(String::as_str).zip(annotations.iter().map(|pair| pair.1)).collect();
+    up_with(Bundle::wasm("http.wasm", &[]), &pairs)
 }
 
 fn sent(address: SocketAddr, text: &str) -> TcpStream {
@@ -217,4 +219,26 @@ fn a_response_that_streams_is_finished_before_the_end() {
     let text = rest(&mut stream);
     assert!(text.contains("last") && text.ends_with("0\r\n\r\n"), "{text}");
     c.wait_stopped();
+}
+
+#[test]
+fn a_guest_of_0_3_has_fields_bodies_and_trailers() {
+    if runw_only("wasm") {
+        return;
+    }
+    let bundle = Bundle::new(&["/app.wat"]);
+    std::fs::write(bundle.rootfs().join("app.wat"), include_str!("wat/echo3.wat")).expect("write");
+    let (_c, address) = up_with(bundle, &[("run.oci.handler", "wasm")]);
+    // Trailers go only to those who say they take them, and only as announced (RFC 9110, 6.5).
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\nTrailer: x-sum\r\nX-Word: kept\r\n\
+        Transfer-Encoding: chunked\r\n\r\n";
+    let piece = "z".repeat(50_000);
+    let body = format!("{:x}\r\n{piece}\r\n5\r\nafter\r\n0\r\nX-Sum: 42\r\n\r\n", piece.len());
+    let mut stream = sent(address, head);
+    stream.write_all(body.as_bytes()).expect("send");
+    let text = rest(&mut stream);
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("x-word: kept\r\n"), "{}", &text[..400]);
+    assert_eq!(text.matches('z').count(), piece.len());
+    let end = &text[text.len() - 40..];
+    assert!(end.contains("after\r\n0\r\nx-sum: 42\r\n\r\n"), "{end}");
 }

@@ -199,22 +199,29 @@ impl Cache {
             Ok(found)
         });
         match done {
-            Ok(_) => self.shrink(self.limit, Some(key)),
+            Ok(_) => self.evict(key),
             Err(_) => drop(rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty())),
         }
         done
     }
 
     /// Unlinks what was used longest ago until the rest fits. Best effort: a full cache is no reason to fail.
-    fn shrink(&self, limit: u64, keep: Option<&str>) {
-        let mut held = self.held().unwrap_or_default();
+    fn evict(&self, keep: &str) {
+        let Ok(files) = self.files() else { return };
+        for (name, stat) in &files {
+            // What a killed runw left behind.
+            if name.starts_with(TEMPORARY) && now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER {
+                self.remove(name);
+            }
+        }
+        let mut held = entries(files);
         held.sort_by_key(|entry| entry.used);
         let mut total: u64 = held.iter().map(|entry| entry.size).sum();
         for entry in held {
-            if total <= limit {
+            if total <= self.limit {
                 return;
             }
-            if keep != Some(&entry.key) && self.remove(&entry.key) {
+            if entry.key != keep && self.remove(&entry.key) {
                 total -= entry.size;
             }
         }
@@ -225,20 +232,20 @@ impl Cache {
         matches!(rustix::fs::unlinkat(&self.dir, key, AtFlags::empty()), Ok(()) | Err(Errno::NOENT))
     }
 
-    /// What has an entry's name, in no order and not verified. Removes what a killed runw left behind.
+    /// What has an entry's name, in no order and not verified.
     pub fn held(&self) -> Result<Vec<Held>> {
-        let mut held = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.dir).context("read the cache")?.flatten() {
-            let Ok(key) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let Ok(stat) = rustix::fs::statat(&self.dir, &key, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if key.starts_with(TEMPORARY) && now().saturating_sub(stat.st_mtime as u64) > TOUCH_AFTER {
-                self.remove(&key);
-            } else if is_key(&key) {
-                let used = UNIX_EPOCH + Duration::new(stat.st_mtime as u64, stat.st_mtime_nsec as u32);
-                held.push(Held { key, size: stat.st_size as u64, used });
-            }
-        }
-        Ok(held)
+        Ok(entries(self.files()?))
+    }
+
+    fn files(&self) -> Result<Vec<(String, Stat)>> {
+        let dir = rustix::fs::Dir::read_from(&self.dir).context("read the cache")?;
+        let file = |entry: rustix::fs::DirEntry| {
+            let name = entry.file_name().to_str().ok()?.to_owned();
+            // One that is gone already is none.
+            let stat = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((name, stat))
+        };
+        Ok(dir.flatten().filter_map(file).collect())
     }
 
     /// The note of an entry; `None` when it is wrong. Changes nothing.
@@ -280,6 +287,14 @@ impl Cache {
             let _ = rustix::fs::fallocate(&file, punch, 0, self.counted(what).max(1));
         }
     }
+}
+
+fn entries(files: Vec<(String, Stat)>) -> Vec<Held> {
+    let entry = |(key, stat): (String, Stat)| {
+        let used = UNIX_EPOCH + Duration::new(stat.st_mtime as u64, stat.st_mtime_nsec as u32);
+        is_key(&key).then_some(Held { key, size: stat.st_size as u64, used })
+    };
+    files.into_iter().filter_map(entry).collect()
 }
 
 /// The name of an entry: everything that decides the compiler's output.

@@ -184,7 +184,7 @@ impl Web {
             return;
         }
         let builder = self.protocols();
-        let client = stream.peer_addr().ok();
+        let client = self.log.as_ref().and_then(|_| stream.peer_addr().ok());
         let service = service_fn(|request| {
             let web = self.clone();
             async move {

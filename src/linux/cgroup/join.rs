@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Cgroup, denied, paths};
 use crate::linux::fds;
@@ -55,7 +55,18 @@ impl Cgroup {
                 None => {}
             }
         }
-        let place = |dir: &Path, controllers: &[String]| below(dir, subs.of(controllers));
+        let place = |dir: &Path, controllers: &[String]| {
+            let sub = subs.of(controllers);
+            let place = below(dir, sub)?;
+            // runc's words. 0 is what the process will write, and means itself.
+            let procs = place.join("cgroup.procs");
+            ensure!(
+                sub.is_none() || procs.exists(),
+                "error adding pid 0 to cgroups: open {}: no such file or directory",
+                procs.display()
+            );
+            Ok(place)
+        };
         let mut joiner = Joiner::default();
         for hierarchy in &self.v1 {
             let file = place(&hierarchy.dir, &hierarchy.controllers)?.join("tasks");

@@ -436,6 +436,11 @@ impl Cgroup {
         self.made_with(controller).map(|hierarchy| hierarchy.dir.as_path())
     }
 
+    /// Its directories, for the log.
+    pub fn describe(&self) -> String {
+        self.hierarchies().map(|hierarchy| hierarchy.dir.display().to_string()).collect::<Vec<_>>().join(" ")
+    }
+
     fn is_disabled(&self) -> bool {
         self.v1.is_empty() && self.v2.is_none()
     }

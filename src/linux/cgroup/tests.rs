@@ -98,7 +98,12 @@ fn mounts_for_a_container() {
 
 #[test]
 fn a_sub_cgroup_stays_below_and_may_be_of_one_controller() {
-    let tree = TempTree::new(&[("cpu/x/tasks", ""), ("pids/x/tasks", ""), ("cpu/x/s/tasks", "")]);
+    let tree = TempTree::new(&[
+        ("cpu/x/tasks", ""),
+        ("pids/x/tasks", ""),
+        ("cpu/x/s/tasks", ""),
+        ("cpu/x/s/cgroup.procs", ""),
+    ]);
     let v1 = vec![hierarchy(&tree, "cpu", &["cpu"], "x"), hierarchy(&tree, "pids", &["pids"], "x")];
     let cgroup = cgroup(v1, None);
     cgroup.joiner(&["cpu:s".into()]).unwrap().enter().unwrap();

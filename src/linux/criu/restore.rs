@@ -13,7 +13,7 @@ use rust_criu::rust_criu_protobuf::rpc::{
 use super::swrk::{Launch, Swrk};
 use super::{DESCRIPTORS, Places, Wishes, external_key, make_directory, mounts};
 use crate::linux::cgroup::Cgroup;
-use crate::linux::create::{Init, Journal};
+use crate::linux::create::{self, Init, Journal};
 use crate::linux::hooks::{self, Place};
 use crate::linux::namespaces::Plan;
 use crate::linux::rdt::{self, Rdt};
@@ -94,7 +94,7 @@ fn in_cgroup(
     drop(launch);
     // Until there is an init, CRIU is whom a `delete --force` has to kill, and the cgroup has the rest.
     let criu = swrk.criu.process;
-    journal.cloned(criu)?;
+    journal.cloned(criu, None)?;
     let resources = restore.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     restore.cgroup.adopt(criu.pid, resources)?;
     // What CRIU clones is in its group.
@@ -136,7 +136,7 @@ fn attend(
             let pid = notice.pid();
             let process = Process { pid, start_time: spawn::start_time(pid)? };
             *init = Some(process);
-            journal.cloned(process)
+            journal.cloned(process, None)
         }
         _ => Ok(()),
     }
@@ -145,10 +145,8 @@ fn attend(
 /// prestart and createRuntime, when the namespaces are there and empty: as runc, so that the engine fills them.
 fn host_hooks(restore: &Restore<'_>, pid: i32) -> Result<()> {
     let Some(all) = restore.spec.hooks() else { return Ok(()) };
-    let state = (restore.hook_state)(Status::Creating, Some(pid));
     let place = Place { output: Some(restore.hook_output), ..Place::host(Some(restore.bundle)) };
-    hooks::run("prestart", all.prestart().as_ref(), &state, place)?;
-    hooks::run("createRuntime", all.create_runtime().as_ref(), &state, place)
+    create::run_host_hooks(all, &|status| (restore.hook_state)(status, Some(pid)), place)
 }
 
 /// Network and pid namespaces of the engine's were left out of the images, and are given as descriptors.

@@ -50,7 +50,13 @@ pub fn place_no_follow(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Place
     place_with(root, path, OFlags::NOFOLLOW)
 }
 
+/// openat2(2) finds nothing at the empty path.
+fn or_root(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new("/") } else { path }
+}
+
 fn place_with(root: BorrowedFd<'_>, path: &Path, extra: OFlags) -> Result<Option<Place>> {
+    let path = or_root(path);
     if !path.components().any(|component| component == Component::ParentDir) {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | extra, Mode::empty(), resolve)
@@ -65,7 +71,7 @@ fn place_with(root: BorrowedFd<'_>, path: &Path, extra: OFlags) -> Result<Option
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, extra: OFlags) -> Result<Option<OwnedFd>> {
-    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    let path = or_root(path);
     let flags = OFlags::PATH | OFlags::CLOEXEC | extra;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let mut error = Errno::AGAIN;
@@ -186,7 +192,11 @@ fn put(root: BorrowedFd<'_>, path: &Path, make: Make, links: usize) -> Result<Pl
             let place = obtain(root, &target, make, links - 1)?;
             Ok(Place { direct: false, ..place })
         }
-        Err(Errno::INVAL) => place(root, path)?.context("it comes and goes"),
+        // By its name alone: of a path with `..` what comes before may be missing still.
+        Err(Errno::INVAL) => {
+            let found = place_no_follow(directory.as_fd(), Path::new(name))?.context("it comes and goes")?;
+            Ok(Place { direct: directory.direct && found.direct, ..found })
+        }
         Err(error) => Err(error.into()),
     }
 }

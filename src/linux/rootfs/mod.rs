@@ -11,6 +11,7 @@ mod mount;
 mod old_call;
 pub mod options;
 mod protect;
+mod shared;
 mod sources;
 mod stage;
 
@@ -29,6 +30,7 @@ pub use idmap::is_wanted as is_id_mapped;
 pub use label::Label;
 pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
 pub use protect::{open_null, protect};
+pub use shared::unmount_root;
 pub use sources::Sources;
 pub use stage::{file_place_in, place_in, stage};
 
@@ -44,6 +46,8 @@ pub struct Root<'a> {
     pub path: &'a Path,
     pub cgroup: &'a Cgroup,
     pub no_pivot: bool,
+    /// The mounts are the container's alone.
+    pub mount_namespace: bool,
     pub user_namespace: bool,
     pub cgroup_namespace: bool,
     /// Of what is mounted anew.
@@ -62,7 +66,9 @@ pub struct Mounted {
 impl Root<'_> {
     /// Mounts the root, everything in `mounts`, the devices and the default symlinks.
     pub fn mount(&self, mut sources: Sources) -> Result<Mounted> {
-        self.set_base_propagation()?;
+        if self.mount_namespace {
+            self.set_base_propagation()?;
+        }
         let root = self.attach_root(&mut sources)?;
         let mut mounted = Mounted { name: mount::name_of(root.as_fd())?, root, late_read_only: Vec::new() };
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
@@ -126,12 +132,21 @@ impl Root<'_> {
         tree.set_propagation(true, bit).with_context(|| format!("the root {}", self.path.display()))?;
         let target = open_directory(self.path)?;
         tree.attach(target.as_fd()).with_context(|| format!("mount the root {}", self.path.display()))?;
+        if !self.mount_namespace {
+            // mount_namespaces(7): what is attached to a shared mount becomes one, and what the container has mounted
+            // would appear in each namespace that listens to the host.
+            tree.set_propagation(true, libc::MS_PRIVATE)?;
+        }
         Ok(tree.into_fd())
     }
 
     /// The root becomes `/` and the host's tree goes away.
     pub fn enter(&self, mounted: &Mounted) -> Result<()> {
         rustix::process::fchdir(&mounted.root).context("enter the root")?;
+        if !self.mount_namespace {
+            // The mounts are the host's too, and none of them may move (runc, crun).
+            return become_root();
+        }
         if self.no_pivot {
             return self.enter_without_pivot();
         }
@@ -163,8 +178,7 @@ impl Root<'_> {
             }
         }
         rustix::mount::mount_move(".", "/").context("move the root to /")?;
-        rustix::process::chroot(".").context("chroot")?;
-        rustix::process::chdir("/").context("chdir to /")
+        become_root()
     }
 
     /// After pivot_root and the console: propagation of the new root, then what had to stay writable until now.
@@ -185,6 +199,12 @@ impl Root<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// The current directory becomes the root.
+pub fn become_root() -> Result<()> {
+    rustix::process::chroot(".").context("chroot")?;
+    rustix::process::chdir("/").context("chdir to /")
 }
 
 /// Binds the pty's slave on /dev/console, by descriptor on both sides (CVE-2025-52565).

@@ -449,31 +449,38 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<CString> {
 /// The mount point that `path` is on, of this mount namespace.
 pub fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let points = mount_points()?;
-    let best = points.into_iter().map(|(point, _)| point).filter(|point| path.starts_with(point));
+    let best = points.into_iter().map(|mount| mount.point).filter(|point| path.starts_with(point));
     best.max_by_key(|point| point.components().count()).context("no mount point found for the root")
 }
 
 /// The first mount point of this kind of file system.
 pub fn mount_of_kind(kind: &str) -> Result<Option<PathBuf>> {
-    Ok(mount_points()?.into_iter().find(|(_, one)| one == kind).map(|(point, _)| point))
+    Ok(mount_points()?.into_iter().find(|mount| mount.kind == kind).map(|mount| mount.point))
 }
 
 /// procfs and sysfs mounts of this namespace that are not inside `root`.
 pub fn kernel_mounts_outside(root: &Path) -> Result<Vec<PathBuf>> {
-    let points = mount_points()?.into_iter();
-    let kernel =
-        points.filter(|(point, kind)| (kind == "proc" || kind == "sysfs") && !point.starts_with(root));
-    Ok(kernel.map(|(point, _)| point).collect())
+    let is_kernel = |mount: &MountPoint| mount.kind == "proc" || mount.kind == "sysfs";
+    let outside =
+        mount_points()?.into_iter().filter(|mount| is_kernel(mount) && !mount.point.starts_with(root));
+    Ok(outside.map(|mount| mount.point).collect())
 }
 
-/// Mount point and type of every line of mountinfo (proc_pid_mountinfo(5)).
-fn mount_points() -> Result<Vec<(PathBuf, String)>> {
+/// Some of a line of mountinfo (proc_pid_mountinfo(5)).
+pub struct MountPoint {
+    pub id: u64,
+    pub point: PathBuf,
+    pub kind: String,
+}
+
+pub fn mount_points() -> Result<Vec<MountPoint>> {
     let text = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let line = |line: &[u8]| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let point = unescape(fields.nth(4)?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        Some((point, String::from_utf8_lossy(kind).into_owned()))
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let point = unescape(fields.nth(3)?);
+        let kind = String::from_utf8_lossy(fields.skip_while(|field| *field != b"-").nth(1)?).into_owned();
+        Some(MountPoint { id, point, kind })
     };
     Ok(text.split(|byte| *byte == b'\n').filter_map(line).collect())
 }

@@ -18,8 +18,9 @@ use oci_spec::runtime::{Mount, Spec};
 use super::devices;
 use super::idmap::{self, IdMaps};
 use super::mount::{Tree, is_bind};
-use super::options;
+use super::{options, shared};
 use crate::linux::sync::{Channel, Tag};
+use crate::seam::MountId;
 
 /// The opened sources; those that are missing are opened by path when their turn comes.
 #[derive(Default)]
@@ -30,7 +31,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// A container without a mount namespace of its own, or a caller who may not clone mounts, opens nothing here.
+    /// A caller who may not clone mounts opens nothing here.
     pub fn open(spec: &Spec, bundle: &Path, root: &Path, user_namespace: bool) -> Result<Sources> {
         let mut sources = Sources::default();
         match Tree::clone_of(root, true) {
@@ -110,6 +111,13 @@ impl Sources {
             .chain(self.devices.values())
             .map(AsRawFd::as_raw_fd)
             .collect()
+    }
+
+    /// What names the root once the child has attached it.
+    pub fn root_mount(&self) -> Result<MountId> {
+        let root =
+            self.root.as_ref().context("a container without a mount namespace needs root's privileges")?;
+        shared::mount_id(root.as_fd())
     }
 
     pub fn take_root(&mut self) -> Option<OwnedFd> {
