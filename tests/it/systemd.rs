@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Container, Kind, Out, Systemd, alive, criu_path, differs, kind, nothing_left, run, runw_only,
-    until,
+    Bundle, Container, Kind, Out, Systemd, alive, differs, kind, nothing_left, run, runw_only, until,
 };
 
 /// A container whose calls are made where systemd is.
@@ -273,40 +272,6 @@ fn a_joined_pid_namespace_and_a_cgroup_namespace_go_together() {
     second.call(&["delete", "--force", &second.c.id]).ok();
     second.is_gone();
     assert_eq!(first.status(), "running");
-}
-
-#[test]
-fn a_checkpointed_container_comes_back_in_its_scope() {
-    let (Some(systemd), Some(path)) = (Systemd::boot("v2"), criu_path()) else { return };
-    for own_cgroup_namespace in [true, false] {
-        let bundle = sleeper();
-        let bundle = if own_cgroup_namespace { bundle.namespace("cgroup", None) } else { bundle };
-        let unit = Unit::of(&systemd, bundle).up();
-        let images = unit.c.bundle.path().join("images").display().to_string();
-        let quiet = |words: &[&str]| {
-            let mut command = unit.command(words);
-            command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            assert!(command.status().unwrap().success(), "{own_cgroup_namespace}: {words:?}");
-        };
-        quiet(&["checkpoint", "--image-path", &images, &unit.c.id]);
-        unit.is_gone();
-        let bundle = unit.c.bundle.path().display().to_string();
-        quiet(&["restore", "--detach", "--image-path", &images, "--bundle", &bundle, &unit.c.id]);
-        assert_eq!(unit.status(), "running");
-        assert_eq!(unit.show("ControlGroup"), [format!("ControlGroup=/{}", unit.dir())]);
-        let inside = systemd.read(&format!("{}/cgroup.procs", unit.dir())).expect("the scope's cgroup");
-        assert_eq!(inside.lines().count(), 1, "{inside}");
-        let shown = unit.sh("grep ^0: /proc/self/cgroup; wc -l </sys/fs/cgroup/cgroup.procs");
-        if own_cgroup_namespace {
-            assert!(shown.starts_with("0::/\n"), "{shown}");
-        }
-        if kind() == Kind::Runw {
-            // Its own part and no more, of the exec's shell and itself too.
-            assert!(shown.lines().last().unwrap().trim().parse::<u32>().unwrap() >= 2, "{shown}");
-        }
-        unit.call(&["delete", "--force", &unit.c.id]).ok();
-        unit.is_gone();
-    }
 }
 
 #[test]
