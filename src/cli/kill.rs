@@ -1,11 +1,13 @@
 //! `runw kill`: sends a signal to a container's init process.
 
 use anyhow::{Result, bail};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use super::common::SIGKILL;
 use super::{Globals, common};
 use crate::linux::lifecycle;
 use crate::seam::Status;
+use crate::state::Entry;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -49,7 +51,8 @@ fn one(id: &str, signal: &str, all: bool, globals: &Globals) -> Result<()> {
     }
     let (Some(init), true) = (entry.record.init, status != Status::Stopped) else {
         // Without a pid namespace of its own a container outlives its init (runc since 1.2: Container.Signal).
-        match cgroup.filter(|_| signal == SIGKILL && entry.record.init.is_some()) {
+        let outlives = signal == SIGKILL && entry.record.init.is_some() && !has_pid_namespace(&entry);
+        match cgroup.filter(|_| outlives) {
             Some(cgroup) if !cgroup.pids()?.is_empty() => return cgroup.signal_all(SIGKILL),
             _ => bail!("container not running"),
         }
@@ -67,6 +70,15 @@ fn one(id: &str, signal: &str, all: bool, globals: &Globals) -> Result<()> {
         cgroup.thaw_killed()?;
     }
     Ok(())
+}
+
+/// Of its own, by what it was made from: there is no init any more to be asked.
+fn has_pid_namespace(entry: &Entry) -> bool {
+    let new =
+        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none();
+    let spec = common::saved_spec(entry);
+    let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
+    linux.is_some_and(|linux| linux.namespaces().iter().flatten().any(new))
 }
 
 /// Linux's numbers on every architecture we build for (signal(7): x86, arm and most others).

@@ -223,7 +223,9 @@ fn fail_call(scene: &Scene, n: usize, passed: &Mutex<BTreeMap<String, usize>>) {
     let what = format!("{}: call {n}, {failed} {:x?}", scene.name, call.args);
     println!("{what}: {}", out.err.trim());
     if out.code == 0 {
-        let tolerated = TOLERATED.iter().chain(IGNORED).any(|name| name == failed);
+        // A plain mount, the only one with a type of file system, is made by fsopen(2) then.
+        let other_way = failed == "mount" && call.args[2] != 0;
+        let tolerated = other_way || TOLERATED.iter().chain(IGNORED).any(|name| name == failed);
         assert!(tolerated, "created all the same: {what}");
         assert!(
             // After its last word init only waits: for the runtime's answer, and for `start`.

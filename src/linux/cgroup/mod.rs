@@ -365,12 +365,13 @@ impl Cgroup {
         self.v1_path("freezer").or_else(|| self.v2_path().filter(|_| self.v1.is_empty()))
     }
 
-    /// The usual end, nothing and nobody left in it: true when it is gone.
+    /// The usual end, nothing and nobody left in it: true when it is gone. A unit is systemd's to remove.
     pub fn remove_empty(&self) -> bool {
-        self.hierarchies().all(|hierarchy| match fs::remove_dir(&hierarchy.dir) {
-            Err(error) => error.kind() == ErrorKind::NotFound,
-            Ok(()) => true,
-        })
+        self.unit.is_none()
+            && self.hierarchies().all(|hierarchy| match fs::remove_dir(&hierarchy.dir) {
+                Err(error) => error.kind() == ErrorKind::NotFound,
+                Ok(()) => true,
+            })
     }
 
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
