@@ -36,7 +36,8 @@ pub struct Inherited {
 pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload: &mut dyn Workload) -> ! {
     attributes::reset_affinity();
     let ended = match let_go(create, &inherited, &channel, workload) {
-        Ok(()) => live(create, inherited, channel, workload),
+        // Not given away: where a guest ran it is closed already, and `exit_now` drops nothing.
+        Ok(()) => live(create, inherited, &channel, workload),
         Err(error) => {
             channel.send_error(&error);
             Err(())
@@ -68,7 +69,7 @@ fn let_go(
 fn live(
     create: &Create<'_>,
     inherited: Inherited,
-    channel: Channel,
+    channel: &Channel,
     workload: &mut dyn Workload,
 ) -> Result<i32, ()> {
     let Inherited { plan, placing, sources, attributes, filter, listener, console, privileged } = inherited;
@@ -81,7 +82,7 @@ fn live(
         proc: None,
         area: None,
         talk: listener.as_raw_fd(),
-        channel: &channel,
+        channel,
         first_free_fd: create.preserved.end(),
         dumpable: !privileged,
         others_mount: !plan.has_mount(),
