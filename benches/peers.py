@@ -1,13 +1,18 @@
 #!/usr/bin/env -S python3 -B
 """Finds or builds what runw is measured against; prints where. Peers from crates.io are built once, below the cache."""
-import os, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys
 from pathlib import Path
 
+TREE = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("RUNW_TEST_CACHE") or Path.home() / ".cache/runw")
 PEERS = CACHE / "peers"
+# The version that runw embeds, with what runw has: no profilers, debuggers, second compilers.
+WASMTIME = re.search(r'^wasmtime = \{ version = "=([\d.]+)"', (TREE / "Cargo.toml").read_text(), re.M)[1]
+WASMTIME_HAS = ("run serve compile wat cranelift parallel-compilation pooling-allocator component-model component-model-async wasi-http "
+                "wasi-config wasi-keyvalue wasi-tls gc gc-null addr2line backtrace demangle clap/default")
 # name: (crate, version, what cargo is told besides)
 CRATES = {
-    "wasmtime": ("wasmtime-cli", "48.0.8", []),
+    "wasmtime": ("wasmtime-cli", WASMTIME, ["--no-default-features", "--features", WASMTIME_HAS]),
     "youki": ("youki", "0.5.7", ["--no-default-features", "--features", "v1,v2,seccomp"]),
 }
 
@@ -20,9 +25,10 @@ def built(name):
     if not binary.exists():
         print(f"building {crate} {version}, once", file=sys.stderr, flush=True)
         command = ["cargo", "install", "--locked", "--root", home, "--version", version, crate, *words]
-        # From /: this project's cargo configuration is not the peer's.
-        done = subprocess.run(command, env=dict(os.environ, CARGO_TARGET_DIR=str(PEERS / "target")), cwd="/",
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # From / and without our flags, which are for one static binary: this project's cargo configuration is not the peer's.
+        env = {key: value for key, value in os.environ.items() if key not in ("RUSTFLAGS", "CARGO_BUILD_TARGET")}
+        env["CARGO_TARGET_DIR"] = str(PEERS / "target")
+        done = subprocess.run(command, env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             print(f"{crate} {version} cannot be built here:", *done.stdout.splitlines()[-5:], sep="\n  ", file=sys.stderr)
             return None
