@@ -8,7 +8,7 @@ mod checks;
 mod idmap;
 mod labels;
 mod lenient;
-mod namespaces;
+pub mod namespaces;
 mod nul;
 mod process;
 mod unsupported;

@@ -300,20 +300,16 @@ impl Entry {
     /// rename alone keeps it whole when runw is killed.
     pub fn save(&self) -> Result<()> {
         let bytes = serde_json::to_vec(&self.record).context("cannot write the state as JSON")?;
-        self.replace(STATE, STATE_TEMP, &bytes)
+        let (path, temp) = (self.dir.join(STATE), self.dir.join(STATE_TEMP));
+        let context = || format!("cannot save {}", path.display());
+        write_private(&temp, &bytes).with_context(context)?;
+        std::fs::rename(&temp, &path).with_context(context)
     }
 
     /// Keeps the bytes of config.json that the container was made from.
     pub fn keep_config(&self, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(CONFIG);
         write_private(&path, bytes).with_context(|| format!("cannot save {}", path.display()))
-    }
-
-    fn replace(&self, name: &str, temp: &str, bytes: &[u8]) -> Result<()> {
-        let (path, temp) = (self.dir.join(name), self.dir.join(temp));
-        let context = || format!("cannot save {}", path.display());
-        write_private(&temp, bytes).with_context(context)?;
-        std::fs::rename(&temp, &path).with_context(context)
     }
 
     /// Writes a new config.json beside the one in use; `Staged::commit` puts it in its place.

@@ -31,6 +31,11 @@ fn joined(linux: &Linux, kind: Kind) -> Option<&Path> {
     find(linux, kind)?.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
+/// A new one of the container's own.
+pub fn is_private(linux: &Linux, kind: Kind) -> bool {
+    has(linux, kind) && joined(linux, kind).is_none()
+}
+
 pub fn listed_once_and_there(linux: &Linux) -> Result<()> {
     let mut seen = HashSet::new();
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {

@@ -1,10 +1,11 @@
 //! `runw kill`: sends a signal to a container's init process.
 
 use anyhow::{Result, bail};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::LinuxNamespaceType;
 
 use super::common::SIGKILL;
 use super::{Globals, common};
+use crate::bundle::namespaces;
 use crate::linux::lifecycle;
 use crate::seam::Status;
 use crate::state::Entry;
@@ -74,11 +75,9 @@ fn one(id: &str, signal: &str, all: bool, globals: &Globals) -> Result<()> {
 
 /// Of its own, by what it was made from: there is no init any more to be asked.
 fn has_pid_namespace(entry: &Entry) -> bool {
-    let new =
-        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none();
     let spec = common::saved_spec(entry);
     let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
-    linux.is_some_and(|linux| linux.namespaces().iter().flatten().any(new))
+    linux.is_some_and(|linux| namespaces::is_private(linux, LinuxNamespaceType::Pid))
 }
 
 /// Linux's numbers on every architecture we build for (signal(7): x86, arm and most others).

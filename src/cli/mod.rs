@@ -33,7 +33,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::error::Failure;
-use crate::linux::kernel_file;
+use crate::linux::namespaces;
 use crate::log;
 use crate::state::Root;
 
@@ -296,11 +296,9 @@ fn sticky(dir: &Path) -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-/// The initial user namespace maps every id onto itself (user_namespaces(7)).
+/// As far as can be known.
 fn in_user_namespace() -> bool {
-    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
-    let words: Vec<&str> = map.split_ascii_whitespace().collect();
-    !words.is_empty() && words != ["0", "0", "4294967295"]
+    namespaces::are_ids_our_own() == Some(false)
 }
 
 fn usage(message: String) -> Failure {

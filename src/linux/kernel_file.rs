@@ -1,21 +1,24 @@
 //! Files whose text the kernel makes as it is read: procfs, sysfs and cgroups.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 /// As `std::fs::read_to_string`, which asks such a file for its size, is told 0, and begins with 32 bytes: 11 calls
 /// for a mountinfo of half a page that are 4 here.
 pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
-    let file = rustix::fs::openat(CWD, path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    read_open(file)
+    read_open(open(path.as_ref())?)
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// The same of a file that the kernel makes in one piece, one value or one process's: the first read has it all.
 pub fn read_value(path: impl AsRef<Path>) -> io::Result<String> {
-    let file = rustix::fs::openat(CWD, path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open(path.as_ref())?;
     let mut text = Vec::with_capacity(4096);
     rustix::io::retry_on_intr(|| rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)))?;
     if text.len() == text.capacity() { read(path) } else { utf8(text) }

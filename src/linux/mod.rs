@@ -18,10 +18,10 @@ pub mod hooks;
 mod init;
 #[cfg(test)]
 pub mod intruder;
-pub mod kernel_file;
+mod kernel_file;
 mod labels;
 pub mod lifecycle;
-mod namespaces;
+pub mod namespaces;
 mod netdev;
 mod netlink;
 pub mod notify;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
 use rustix::fs::{Mode, OFlags};
 
-use super::sys;
+use super::{kernel_file, sys};
 
 /// CLONE_NEWTIME, missing from the libc crate for this target's `c_int` family.
 pub const CLONE_NEWTIME: i32 = 0x80;
@@ -158,6 +158,12 @@ pub fn join<T>(mut what: Vec<T>, kind: impl Fn(&T) -> i32, join: impl Fn(&T) -> 
         join(user)?;
     }
     others.iter().try_for_each(join)
+}
+
+/// Whether every id is itself, as in the initial user namespace (user_namespaces(7)); `None` where there is no telling.
+pub fn are_ids_our_own() -> Option<bool> {
+    let map = kernel_file::read_value("/proc/self/uid_map").ok().filter(|map| !map.is_empty())?;
+    Some(map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 pub fn is_denied(error: &anyhow::Error) -> bool {

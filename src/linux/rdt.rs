@@ -42,12 +42,16 @@ fn root() -> Result<Option<PathBuf>> {
     }
 }
 
+/// What this machine can monitor, a word in each line (resctrl.rst).
+fn mon_features(root: &Path) -> String {
+    fs::read_to_string(root.join("info/L3_MON/mon_features")).unwrap_or_default()
+}
+
 /// runc's words for the first two.
 fn refuse_missing(wanted: &LinuxIntelRdt, root: Option<&Path>) -> Result<()> {
     let has = |file: &str| root.is_some_and(|root| root.join("info").join(file).exists());
     let monitors = |names: &[&str]| {
-        let features = root.and_then(|root| fs::read_to_string(root.join("info/L3_MON/mon_features")).ok());
-        features.is_some_and(|features| features.lines().any(|line| names.contains(&line)))
+        root.is_some_and(|root| mon_features(root).lines().any(|line| names.contains(&line)))
     };
     let given = |schema: &Option<String>| schema.as_deref().is_some_and(|schema| !schema.is_empty());
     // With code and data apart (CDP) there is no `L3`.

@@ -1,12 +1,10 @@
 //! A cgroup of systemd's: there is none without a process, so the container's first one, which waits meanwhile, is put
 //! into a unit, and what systemd does not do is done after it, as in runc (`cgroups/systemd`).
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use oci_spec::runtime::LinuxResources;
 
-use super::{Cgroup, Hierarchy, devices, limits, make_dirs};
+use super::{Cgroup, Hierarchy, devices, make_dirs, move_to};
 
 impl Cgroup {
     /// The unit around the process, every directory, the limits and the device filter. With other drivers `create`
@@ -20,7 +18,10 @@ impl Cgroup {
         unit.start(pid, resources, list.as_ref(), unified)?;
         if unified {
             // Before controllers are handed down: a cgroup that does so can have no process of its own.
-            self.v2.iter().filter(|_| unit.has_sub()).try_for_each(|hierarchy| move_to(hierarchy, pid))?;
+            self.v2
+                .iter()
+                .filter(|_| unit.has_sub())
+                .try_for_each(|hierarchy| move_to(&hierarchy.dir, pid))?;
         }
         let mut made = Vec::new();
         for hierarchy in self.hierarchies() {
@@ -32,18 +33,11 @@ impl Cgroup {
         self.hierarchies()
             .filter(|_| !unified)
             .filter(theirs)
-            .try_for_each(|hierarchy| move_to(hierarchy, pid))
+            .try_for_each(|hierarchy| move_to(&hierarchy.dir, pid))
     }
 
     /// The limits of a live unit, which systemd would write again at a reload. Devices stay as they are.
     pub(super) fn update_unit(&self, resources: &LinuxResources) -> Result<()> {
         self.unit.as_ref().map_or(Ok(()), |unit| unit.set(resources, self.v1.is_empty()))
     }
-}
-
-fn move_to(hierarchy: &Hierarchy, pid: i32) -> Result<()> {
-    let dir = &hierarchy.dir;
-    let context = || format!("move process {pid} to cgroup {}", dir.display());
-    fs::create_dir_all(dir).with_context(context)?;
-    limits::write_file(&dir.join("cgroup.procs"), &pid.to_string()).with_context(context)
 }

@@ -33,7 +33,7 @@ use limits::Write;
 pub use oom::Happened;
 pub use stats::{Stats, zero};
 
-use crate::linux::kernel_file;
+use crate::linux::{kernel_file, namespaces};
 use crate::log;
 
 /// Who makes the cgroup.
@@ -183,7 +183,11 @@ impl Cgroup {
         // In a user namespace neither bpf(2) nor devices.allow is ours to use; the outer container's rules hold,
         // and device nodes cannot be made there. runc tolerates exactly this.
         match filtered {
-            Err(error) if !(self.rootless || denied(&error) && in_user_namespace()) => Err(error),
+            Err(error)
+                if !(self.rootless || denied(&error) && namespaces::are_ids_our_own() != Some(true)) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }
@@ -301,10 +305,7 @@ impl Cgroup {
     pub fn delegate_below(&self, name: &str, pid: i32) -> Result<()> {
         self.can_delegate_below()?;
         let Some(v2) = &self.v2 else { return Ok(()) };
-        let dir = v2.dir.join(name);
-        fs::create_dir_all(&dir).with_context(|| format!("create cgroup {}", dir.display()))?;
-        limits::write_file(&dir.join("cgroup.procs"), &pid.to_string())
-            .with_context(|| format!("move the process to {}", dir.display()))
+        move_to(&v2.dir.join(name), pid)
     }
 
     /// Processes in the cgroup and in those nested in it.
@@ -457,6 +458,13 @@ impl Cgroup {
     }
 }
 
+/// A process of any number of threads, into a cgroup that is made if it is missing.
+fn move_to(dir: &Path, pid: i32) -> Result<()> {
+    let context = || format!("move process {pid} to cgroup {}", dir.display());
+    fs::create_dir_all(dir).with_context(context)?;
+    limits::write_file(&dir.join("cgroup.procs"), &pid.to_string()).with_context(context)
+}
+
 fn check_unused(hierarchy: &Hierarchy) -> Result<()> {
     let dir = &hierarchy.dir;
     let found = tree::pids(dir)?.len();
@@ -511,12 +519,6 @@ fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<bool> {
 fn denied(error: &anyhow::Error) -> bool {
     let errno = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     matches!(errno, Some(libc::EACCES | libc::EPERM | libc::EROFS))
-}
-
-/// user_namespaces(7): the initial one maps every id to itself.
-fn in_user_namespace() -> bool {
-    let map = kernel_file::read_value("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 fn throttles(block: &LinuxBlockIo) -> [(&'static str, &[LinuxThrottleDevice]); 4] {

@@ -92,7 +92,7 @@ impl Rdt<'_> {
 
     /// A monitoring group of its own counts the container alone.
     fn monitored(&self, stats: &mut Stats) -> Result<()> {
-        let features = fs::read_to_string(self.root.join("info/L3_MON/mon_features")).unwrap_or_default();
+        let features = super::mon_features(&self.root);
         let has = |feature: &str| features.lines().any(|line| line == feature);
         let (total, local, held) = (has("mbm_total_bytes"), has("mbm_local_bytes"), has("llc_occupancy"));
         if !(total || local || held) {
