@@ -126,7 +126,14 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
         }
         to.write_volatile(mark);
         let (argv, environment) = (argv as usize, environment as usize);
-        call(libc::SYS_execveat, file, c"".as_ptr() as usize, argv, environment, libc::AT_EMPTY_PATH as usize)?;
+        call(
+            libc::SYS_execveat,
+            file,
+            c"".as_ptr() as usize,
+            argv,
+            environment,
+            libc::AT_EMPTY_PATH as usize,
+        )?;
     }
     None
 }
@@ -147,7 +154,8 @@ unsafe fn overlay(layers: Text, name: Text) -> Option<usize> {
         let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
         let file = call(libc::SYS_openat, mount, name as usize, flags, 0, 0)?;
         // The name may have been given to another file since we were started.
-        let (mut ours, mut theirs) = (MaybeUninit::<libc::stat>::uninit(), MaybeUninit::<libc::stat>::uninit());
+        let (mut ours, mut theirs) =
+            (MaybeUninit::<libc::stat>::uninit(), MaybeUninit::<libc::stat>::uninit());
         call(libc::SYS_stat, EXE.as_ptr() as usize, ours.as_mut_ptr() as usize, 0, 0, 0)?;
         call(libc::SYS_fstat, file, theirs.as_mut_ptr() as usize, 0, 0, 0)?;
         let (ours, theirs) = (ours.assume_init_ref(), theirs.assume_init_ref());
