@@ -44,8 +44,8 @@ demo: build
 
 test: build
 	cargo fmt --all --check
-	cargo clippy --release --locked --all-targets -- -D warnings
-	cargo clippy --release --locked --package runw-fuzz -- -D warnings
+	cargo clippy --profile unit --locked --all-targets -- -D warnings
+	cargo clippy --profile unit --locked --package runw-fuzz -- -D warnings
 	fuzz/run replay
 	fuzz/run 20
 	tests/guests/build.py >/dev/null

@@ -7,7 +7,6 @@ mod cgroup;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -43,14 +42,11 @@ fn run_in(
     let started = Instant::now();
     match spawn(cage.as_ref().and_then(Cage::birthplace))? {
         Cloned::Child => {
-            let line =
-                confine(limits, keep, &writer, &filter, cage.as_ref(), parent).and_then(|()| caught(job));
-            let status = i32::from(line.is_err());
-            if let Err(error) = line {
-                let text = format!("{error:#}").replace('\n', " | ");
-                let _ = rustix::io::write(&writer, &text.as_bytes()[..text.len().min(LINE)]);
+            tell_of_panics(&writer);
+            match confine(limits, keep, &writer, &filter, cage.as_ref(), parent).and_then(|()| job()) {
+                Ok(()) => sys::exit_now(0),
+                Err(error) => end_with(writer.as_fd(), &format!("{error:#}")),
             }
-            sys::exit_now(status)
         }
         Cloned::Parent { pidfd, .. } => {
             drop(writer);
@@ -137,13 +133,19 @@ fn outcome(
     }
 }
 
-/// A panic must not unwind into the parent's frames, of which this child has a copy.
-fn caught(job: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    std::panic::catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-        bail!("panicked: {}", text.unwrap_or("without a message"))
-    })
+fn end_with(writer: BorrowedFd<'_>, text: &str) -> ! {
+    let line = text.replace('\n', " | ");
+    let _ = rustix::io::write(writer, &line.as_bytes()[..line.len().min(LINE)]);
+    sys::exit_now(1)
+}
+
+/// A panic must not unwind into the parent's frames, of which this child has a copy, and its standard error is nobody's.
+fn tell_of_panics(writer: &OwnedFd) {
+    let writer = writer.as_raw_fd();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or("without a message");
+        end_with(sys::own_fd(writer), &format!("panicked: {text}"))
+    }));
 }
 
 /// The child's own side, in an order in which each step still has the privilege it needs.

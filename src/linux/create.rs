@@ -18,7 +18,7 @@ use super::rdt::{self, Rdt};
 use super::rootfs::{self, Sources};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
-use super::{netdev, process, seccomp, sys, terminal};
+use super::{netdev, process, seal, seccomp, sys, terminal};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 
@@ -175,6 +175,8 @@ fn attend(
         let Some(message) = spawned.channel.receive()? else {
             bail!("container init ended before it was ready")
         };
+        // By now it has closed what it has of it.
+        seal::let_go();
         match message.tag {
             Tag::TimeOffsets => {
                 if let Some(offsets) = linux.and_then(|l| l.time_offsets().as_ref()) {

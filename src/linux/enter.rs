@@ -97,8 +97,8 @@ impl Entering<'_> {
             _ => None,
         };
         labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
-        if self.process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
-            // From outside, and only now: a low limit is the workload's, not ours (runc: procReady).
+        // Only now: a low limit is the workload's, not ours (runc: procReady).
+        if !process::set_own_rlimits(self.process)? {
             self.channel.send(Tag::Limits, &[], None)?;
             self.channel.expect(Tag::Go)?;
         }

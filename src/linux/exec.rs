@@ -16,7 +16,7 @@ use super::namespaces::{self, CLONE_NEWTIME};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
-use super::{create, lifecycle, process, rdt, rootfs, sys};
+use super::{create, lifecycle, process, rdt, rootfs, seal, sys};
 use crate::log;
 use crate::seam::{self, Workload};
 
@@ -235,6 +235,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
         }
     }
     log::debug(|| format!("setns_init: about to exec: {pid} is ready"));
+    seal::let_go();
     let mut text = Vec::new();
     std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
     if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }

@@ -96,7 +96,7 @@ unsafe fn after(mut text: Text, start: &str) -> Option<Text> {
     Some(text)
 }
 
-/// Does not return if it succeeds. The descriptors it takes are closed by the execve: this one, or that of seal.rs.
+/// Does not return if it succeeds. But for the mount's, the descriptors it takes are closed by the execve.
 unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
     // SAFETY: the arrays end in NULL. `scratch` is fresh and zeroed, and cut into four parts that do not overlap.
     unsafe {
@@ -114,8 +114,8 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
         let path = scratch;
         let length = call(libc::SYS_readlink, EXE.as_ptr() as usize, path as usize, PATH_MAX - 1, 0, 0)?;
         let name = write_layers(layers, path, length)?;
-        let file = overlay(layers, name)?;
-        write_mark(mark, call(libc::SYS_getpid, 0, 0, 0, 0, 0)?);
+        let (file, mount) = overlay(layers, name)?;
+        write_mark(mark, call(libc::SYS_getpid, 0, 0, 0, 0, 0)?, mount);
         let mut to = environment;
         for at in 0..count {
             // Not another's mark: only the first of two would be seen.
@@ -138,8 +138,10 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
     None
 }
 
-/// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted.
-unsafe fn overlay(layers: Text, name: Text) -> Option<usize> {
+/// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted. Returns the
+/// binary in there and, unless the limit on descriptors is low, a handle on the mount that outlives the execve: to close
+/// the last one is a wait for RCU, which `seal::let_go` puts where somebody waits anyway.
+unsafe fn overlay(layers: Text, name: Text) -> Option<(usize, usize)> {
     const CLOEXEC: usize = 1;
     const SET_STRING: usize = 1;
     const CREATE: usize = 6;
@@ -162,7 +164,9 @@ unsafe fn overlay(layers: Text, name: Text) -> Option<usize> {
         let same = ours.st_size == theirs.st_size
             && ours.st_mtime == theirs.st_mtime
             && ours.st_mtime_nsec == theirs.st_mtime_nsec;
-        same.then_some(file)
+        // Out of the way of descriptors that a caller passes on, or means to.
+        let kept = call(libc::SYS_fcntl, mount, libc::F_DUPFD as usize, 512, 0, 0);
+        same.then_some((file, kept.unwrap_or(0)))
     }
 }
 
@@ -197,22 +201,30 @@ unsafe fn write_layers(mut to: *mut u8, path: *mut u8, length: usize) -> Option<
     }
 }
 
-unsafe fn write_mark(mut to: *mut u8, pid: usize) {
-    // SAFETY: there is room for the name and for the twenty digits of the largest number.
+/// `_RUNW_SEALED=PID.MOUNT`.
+unsafe fn write_mark(to: *mut u8, pid: usize, mount: usize) {
+    // SAFETY: there is room for the name and for twice the twenty digits of the largest number.
     unsafe {
+        let mut to = to;
         for byte in MARK.as_bytes() {
             to = put(to, *byte);
         }
-        to = put(to, b'=');
-        let mut unit = 1;
-        while pid / unit >= 10 {
-            unit *= 10;
-        }
-        while unit > 0 {
-            to = put(to, b'0' + (pid / unit % 10) as u8);
-            unit /= 10;
-        }
+        to = put_number(put(to, b'='), pid);
+        put_number(put(to, b'.'), mount);
     }
+}
+
+unsafe fn put_number(mut to: *mut u8, number: usize) -> *mut u8 {
+    let mut unit = 1;
+    while number / unit >= 10 {
+        unit *= 10;
+    }
+    while unit > 0 {
+        // SAFETY: the caller has room for it.
+        to = unsafe { put(to, b'0' + (number / unit % 10) as u8) };
+        unit /= 10;
+    }
+    to
 }
 
 unsafe fn put(to: *mut u8, byte: u8) -> *mut u8 {

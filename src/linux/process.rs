@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::capabilities::Caps;
-use super::{kernel_file, rootfs, sys};
+use super::{kernel_file, namespaces, rootfs, sys};
 
 /// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
 pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
@@ -21,6 +21,14 @@ pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
             .with_context(|| format!("process.rlimits: {}", limit.typ()))?;
     }
     Ok(())
+}
+
+/// False where the host's rights are needed, and the user namespace has none.
+pub fn set_own_rlimits(process: &Process) -> Result<bool> {
+    match set_rlimits(0, process) {
+        Err(error) if namespaces::is_denied(&error) => Ok(false),
+        done => done.map(|()| true),
+    }
 }
 
 fn resource(kind: PosixRlimitType) -> u32 {

@@ -5,8 +5,9 @@
 
 use std::ffi::{CString, OsString};
 use std::io::{Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
@@ -15,7 +16,8 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use super::sys;
 use crate::log;
 
-/// The variable that the sealed copy alone has, with its pid, and takes away. Whoever can set it can run any program anyway.
+/// The variable that the sealed copy alone has, with its pid (and the descriptor of the overlay), and takes away. Whoever can
+/// set it can run any program anyway.
 pub(super) const MARK: &str = "_RUNW_SEALED";
 
 /// Verbs whose process becomes, or makes, one inside a container.
@@ -32,6 +34,14 @@ pub fn before_parsing(args: &[OsString]) {
 /// Whether we are the sealed copy.
 static SEALED: AtomicBool = AtomicBool::new(false);
 
+/// The mount that it runs from: nobody finds it by a path, and it lasts as long as we do.
+static MOUNT: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// The handle on that mount costs a wait for RCU to close, which is paid here by who waits for a child anyway.
+pub fn let_go() {
+    drop(MOUNT.lock().ok().and_then(|mut mount| mount.take()));
+}
+
 /// Returns in the sealed process only; the first call replaces this process by it.
 pub fn ensure() -> Result<()> {
     if SEALED.load(Relaxed) {
@@ -44,9 +54,12 @@ pub fn ensure() -> Result<()> {
         });
         return Ok(());
     }
-    if std::env::var_os(MARK).is_some_and(|mark| mark == std::process::id().to_string().as_str()) {
+    if let Some(mount) = mark() {
         sys::forget_env(MARK);
         SEALED.store(true, Relaxed);
+        if let (Some(mount), Ok(mut kept)) = (mount, MOUNT.lock()) {
+            *kept = Some(sys::adopt_fd(mount)?);
+        }
         return Ok(());
     }
     let sealed = copy()?;
@@ -64,6 +77,13 @@ pub fn ensure() -> Result<()> {
     let argv: Vec<_> = argv.iter().map(CString::as_c_str).collect();
     let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
     Err(sys::execveat(sealed.as_fd(), &argv, &env)).context("run the sealed copy of runw")
+}
+
+/// Our own mark, and the descriptor in it.
+fn mark() -> Option<Option<RawFd>> {
+    let mark = std::env::var(MARK).ok()?;
+    let (pid, mount) = mark.split_once('.').unwrap_or((&mark, "0"));
+    (pid.parse() == Ok(std::process::id())).then(|| mount.parse().ok().filter(|mount| *mount > 2))
 }
 
 fn copy() -> Result<OwnedFd> {

@@ -10,6 +10,7 @@ mod guests;
 mod leftovers;
 mod network;
 mod socket;
+mod steps;
 mod systemd;
 
 pub use bundle::{Bundle, cap, id_map, script};
@@ -21,6 +22,7 @@ pub use guests::guest;
 pub use leftovers::nothing_left;
 pub use network::{Reply, ask, at, dial, get, name_server, own_address, reply};
 pub use socket::ConsoleSocket;
+pub use steps::instructions;
 pub use systemd::Systemd;
 
 use std::io::Write;
