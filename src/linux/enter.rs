@@ -54,7 +54,7 @@ pub struct Entering<'a> {
     /// What waits for `start`, or reports a failed execve.
     pub talk: RawFd,
     /// The caller is unprivileged: only a dumpable process is its own for /proc/PID and setns(2), which `exec` needs.
-    pub dumpable: bool,
+    pub unprivileged: bool,
     /// The container is running, or its mounts are the host's: others may mount in it while we look.
     pub others_mount: bool,
     /// crun's annotation: the caller's supplementary groups stay.
@@ -121,7 +121,7 @@ impl Entering<'_> {
         let own = self.attributes.caps;
         let caps = if needs.in_process && !self.hooks_first { own.of_a_guest() } else { own };
         process::take_on(self.process, &caps, self.proc_self()?, in_cwd, self.keep_groups)?;
-        if self.dumpable {
+        if self.unprivileged {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }
         workload.ready(granted)?;

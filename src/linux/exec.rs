@@ -265,7 +265,7 @@ fn child(
         talk: talk.as_raw_fd(),
         channel,
         first_free_fd: exec.preserved.end(),
-        dumpable: inherited.unprivileged,
+        unprivileged: inherited.unprivileged,
         others_mount: true,
         keep_groups: exec.keep_groups,
         hooks_first: false,

@@ -84,7 +84,7 @@ fn live(
         talk: listener.as_raw_fd(),
         channel,
         first_free_fd: create.preserved.end(),
-        dumpable: !privileged,
+        unprivileged: !privileged,
         others_mount: !plan.has_mount(),
         keep_groups: create.keep_groups,
         hooks_first: has_start_hooks(create),
@@ -131,7 +131,7 @@ fn prepare(
         entering.join_session_keyring(create.id)?;
     }
 
-    enter_root(create, &plan, sources, channel, console)?;
+    enter_root(create, &plan, sources, console, entering)?;
     drop(plan);
     set_names(create)?;
     process::write_sysctls(create.spec)?;
@@ -151,14 +151,16 @@ fn enter_root(
     create: &Create<'_>,
     plan: &Plan,
     sources: Option<Sources>,
-    channel: &Channel,
     console: Option<OwnedFd>,
+    entering: &Entering<'_>,
 ) -> Result<()> {
+    let channel = entering.channel;
     let root = Root {
         spec: create.spec,
         bundle: create.bundle,
         path: create.rootfs,
         cgroup: create.cgroup,
+        parent: (!entering.unprivileged).then_some(channel),
         no_pivot: create.no_pivot,
         mount_namespace: plan.has_mount(),
         user_namespace: plan.has_user(),
