@@ -40,7 +40,11 @@ impl Sources {
             Err(error) => return Err(error),
         }
         if user_namespace {
+            sources.devices.extend(devices::apart(spec, root)?);
             for path in devices::paths(spec) {
+                if sources.devices.contains_key(&path) {
+                    continue;
+                }
                 // A node that is missing here is an error when the container's is made, not before.
                 if let Ok(tree) = Tree::clone_of(&path, false) {
                     sources.devices.insert(path, tree.into_fd());
