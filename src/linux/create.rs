@@ -18,7 +18,8 @@ use super::rdt::{self, Rdt};
 use super::rootfs::{self, IdMaps, Sources};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
-use super::{netdev, process, seccomp, sys, terminal};
+use super::terminal::{self, Receiver};
+use super::{netdev, process, seccomp, sys};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 
@@ -66,7 +67,7 @@ pub struct Init {
 /// `journal` wrote.
 pub fn create(
     create: &Create<'_>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     workload: &mut dyn Workload,
     journal: &mut dyn Journal,
 ) -> Result<Init> {

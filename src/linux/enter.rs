@@ -223,18 +223,18 @@ pub fn report(to: BorrowedFd<'_>, error: &anyhow::Error) {
 }
 
 /// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.
-pub fn set_up_terminal(process: &Process, socket: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
+pub fn set_up_terminal(process: &Process, receiver: Option<&terminal::Receiver>) -> Result<Option<OwnedFd>> {
     if !process.terminal().unwrap_or(false) {
         return Ok(None);
     }
-    let socket = socket.context("process.terminal: no console socket")?;
+    let receiver = receiver.context("process.terminal: no console socket")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let devpts =
         rustix::fs::open("/dev/pts", flags, Mode::empty()).context("process.terminal: open /dev/pts")?;
     let side = |side: u64| u16::try_from(side).unwrap_or(u16::MAX);
     let size = process.console_size().map(|size| (side(size.height()), side(size.width())));
     let pty = terminal::open_pty(devpts.as_fd(), size, process.user().uid())?;
-    terminal::send_master(socket.as_fd(), pty.master.as_fd(), terminal::MASTER_NAME)?;
+    receiver.give(pty.master.as_fd())?;
     terminal::make_controlling(pty.slave.as_fd())?;
     Ok(Some(pty.slave))
 }

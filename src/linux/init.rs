@@ -14,6 +14,7 @@ use super::namespaces::Plan;
 use super::rootfs::{self, Label, Root, Sources};
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
+use super::terminal::Receiver;
 use super::{fds, pid1, process, spawn, sys};
 use crate::seam::{Status, Workload};
 
@@ -27,7 +28,7 @@ pub struct Inherited {
     /// The start socket, listening.
     pub listener: OwnedFd,
     /// Where the terminal's master goes.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Receiver>,
     /// The runtime is root on this host.
     pub privileged: bool,
 }
@@ -111,7 +112,7 @@ fn prepare(
     plan: Plan,
     placing: Placing,
     sources: Option<Sources>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     entering: &mut Entering<'_>,
     workload: &mut dyn Workload,
 ) -> Result<()> {
@@ -151,7 +152,7 @@ fn enter_root(
     create: &Create<'_>,
     plan: &Plan,
     sources: Option<Sources>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     entering: &Entering<'_>,
 ) -> Result<()> {
     let channel = entering.channel;
