@@ -50,7 +50,7 @@ test: build
 	fuzz/run 20
 	tests/guests/build.py >/dev/null
 	@rm -f $(SKIPS)
-	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) tests/run || status=$$?; \
 	RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/engines/run.py $(PARTS) || status=$$?; \
 	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
