@@ -12,7 +12,8 @@ use crate::executor::{self, Selection};
 use crate::linux::cgroup::Cgroup;
 use crate::linux::create::{Create, Init, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
-use crate::linux::{criu, notify, seal, terminal};
+use crate::linux::terminal::{self, Receiver};
+use crate::linux::{criu, notify, seal};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 use crate::state::{Entry, START_SOCKET};
@@ -104,7 +105,7 @@ pub(super) fn make(
     args: &Common,
     id: &str,
     bundle: &Bundle,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     globals: &Globals,
 ) -> Result<Made> {
     let decided = Decided::of(args, bundle, globals)?;
@@ -138,7 +139,7 @@ fn fill(
     entry: &mut Entry,
     args: &Common,
     decided: Decided<'_>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     globals: &Globals,
 ) -> Result<Init> {
     let Decided { bundle, process, preserved, mut workload } = decided;
@@ -265,9 +266,9 @@ impl Journal for Pages<'_> {
 pub(super) enum Console {
     None,
     /// The engine's socket.
-    Socket(OwnedFd),
+    Socket(Receiver),
     /// To ourselves, over this pair: (ours, the child's).
-    Own(OwnedFd, OwnedFd),
+    Own(OwnedFd, Receiver),
 }
 
 impl Console {
@@ -285,7 +286,7 @@ impl Console {
             Some(_) if !terminal || !detach => {
                 bail!("cannot use console socket if runw will not detach or allocate tty")
             }
-            Some(path) => Ok(Console::Socket(terminal::connect(path).context("--console-socket")?)),
+            Some(path) => Ok(Console::Socket(Receiver::engine(path).context("--console-socket")?)),
             None if terminal => {
                 let (ours, theirs) = terminal::pair()?;
                 Ok(Console::Own(ours, theirs))
@@ -294,12 +295,12 @@ impl Console {
         }
     }
 
-    pub fn into_child(self) -> Option<OwnedFd> {
+    pub fn into_child(self) -> Option<Receiver> {
         self.split().1
     }
 
     /// (ours, the child's)
-    pub fn split(self) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    pub fn split(self) -> (Option<OwnedFd>, Option<Receiver>) {
         match self {
             Console::None => (None, None),
             Console::Socket(socket) => (None, Some(socket)),

@@ -157,7 +157,7 @@ fn enter(
     spec: &Spec,
     process: &Process,
     preserved: Preserved,
-    console: Option<std::os::fd::OwnedFd>,
+    console: Option<terminal::Receiver>,
 ) -> Result<Running> {
     let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
     let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;

@@ -1,6 +1,5 @@
 //! `runw restore`: makes a container from the images that `checkpoint` wrote.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -12,6 +11,7 @@ use crate::bundle::Bundle;
 use crate::linux::create::Init;
 use crate::linux::criu::{self, Restore, Wishes};
 use crate::linux::foreground;
+use crate::linux::terminal::Receiver;
 use crate::log;
 use crate::state::Entry;
 
@@ -82,7 +82,7 @@ fn fill(
     entry: &mut Entry,
     args: &Args,
     bundle: &Bundle,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     globals: &Globals,
 ) -> Result<Init> {
     let cgroup = create::begin(entry, bundle, globals)?;

@@ -125,7 +125,8 @@ fn look_path(name: &str, path: Option<&str>) -> Result<String> {
 fn executable(path: &str) -> std::result::Result<(), String> {
     let stat = rustix::fs::stat(path).map_err(|error| format!("stat {path}: {}", reason(&error.into())))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return Err("is a directory".to_owned());
+        // Go's word, then the kernel's, by which podman knows what its exit status must be.
+        return Err("is a directory: permission denied".to_owned());
     }
     match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
         // EPERM: a seccomp profile that does not know faccessat2 (Go looks at the bits then).
@@ -170,7 +171,7 @@ mod tests {
             format!("exec: {}: stat {}: no such file or directory", quoted("no"), path("no"))
         );
         assert_eq!(fails(&path("plain"), None), format!("exec: {}: permission denied", quoted("plain")));
-        assert_eq!(fails(dir_name, None), format!("exec: {dir_name:?}: is a directory"));
+        assert_eq!(fails(dir_name, None), format!("exec: {dir_name:?}: is a directory: permission denied"));
         for search in [None, Some(""), Some("/none"), Some(dir_name)] {
             assert_eq!(fails("plain", search), "exec: \"plain\": executable file not found in $PATH");
         }

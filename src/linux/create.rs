@@ -15,10 +15,11 @@ use super::hooks::{self, Place};
 use super::init::{self, Inherited};
 use super::namespaces::{self, Plan};
 use super::rdt::{self, Rdt};
-use super::rootfs::{self, Sources};
+use super::rootfs::{self, IdMaps, Sources};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
-use super::{netdev, process, seal, seccomp, sys, terminal};
+use super::terminal::{self, Receiver};
+use super::{netdev, process, seal, seccomp, sys};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 
@@ -66,7 +67,7 @@ pub struct Init {
 /// `journal` wrote.
 pub fn create(
     create: &Create<'_>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     workload: &mut dyn Workload,
     journal: &mut dyn Journal,
 ) -> Result<Init> {
@@ -146,7 +147,7 @@ fn delegate(create: &Create<'_>, plan: &Plan) -> Result<()> {
 }
 
 fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
-    Sources::open(create.spec, create.bundle, create.rootfs, user_namespace)
+    Sources::open(create.spec, create.rootfs, user_namespace)
 }
 
 /// Does for the child what only the parent can, until it is ready.
@@ -171,6 +172,7 @@ fn attend(
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
+    let mut maps = IdMaps::new(linux);
     loop {
         let Some(message) = spawned.channel.receive()? else {
             bail!("container init ended before it was ready")
@@ -186,6 +188,12 @@ fn attend(
             Tag::Sources => {
                 let sources = namespaces::in_mounts_of(spawned.pidfd.as_fd(), || sources(create, true))?;
                 sources.send(&spawned.channel)?;
+            }
+            Tag::Bind => {
+                let open = || rootfs::open_for_child(create.spec, create.bundle, &mut maps, &message.body);
+                let source = namespaces::in_mounts_of(spawned.pidfd.as_fd(), open)?;
+                spawned.channel.send(Tag::Source, &[], Some(source.as_fd()))?;
+                continue;
             }
             Tag::Hooks => host_hooks(create, spawned)?,
             Tag::Limits => process::set_rlimits(pid, create.process)?,

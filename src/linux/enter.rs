@@ -54,7 +54,7 @@ pub struct Entering<'a> {
     /// What waits for `start`, or reports a failed execve.
     pub talk: RawFd,
     /// The caller is unprivileged: only a dumpable process is its own for /proc/PID and setns(2), which `exec` needs.
-    pub dumpable: bool,
+    pub unprivileged: bool,
     /// The container is running, or its mounts are the host's: others may mount in it while we look.
     pub others_mount: bool,
     /// crun's annotation: the caller's supplementary groups stay.
@@ -121,7 +121,7 @@ impl Entering<'_> {
         let own = self.attributes.caps;
         let caps = if needs.in_process && !self.hooks_first { own.of_a_guest() } else { own };
         process::take_on(self.process, &caps, self.proc_self()?, in_cwd, self.keep_groups)?;
-        if self.dumpable {
+        if self.unprivileged {
             sys::prctl(libc::PR_SET_DUMPABLE, 1).context("become dumpable")?;
         }
         workload.ready(granted)?;
@@ -223,18 +223,18 @@ pub fn report(to: BorrowedFd<'_>, error: &anyhow::Error) {
 }
 
 /// `process.terminal`: a terminal of the container's devpts becomes ours, its master goes to the socket.
-pub fn set_up_terminal(process: &Process, socket: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
+pub fn set_up_terminal(process: &Process, receiver: Option<&terminal::Receiver>) -> Result<Option<OwnedFd>> {
     if !process.terminal().unwrap_or(false) {
         return Ok(None);
     }
-    let socket = socket.context("process.terminal: no console socket")?;
+    let receiver = receiver.context("process.terminal: no console socket")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let devpts =
         rustix::fs::open("/dev/pts", flags, Mode::empty()).context("process.terminal: open /dev/pts")?;
     let side = |side: u64| u16::try_from(side).unwrap_or(u16::MAX);
     let size = process.console_size().map(|size| (side(size.height()), side(size.width())));
     let pty = terminal::open_pty(devpts.as_fd(), size, process.user().uid())?;
-    terminal::send_master(socket.as_fd(), pty.master.as_fd(), terminal::MASTER_NAME)?;
+    receiver.give(pty.master.as_fd())?;
     terminal::make_controlling(pty.slave.as_fd())?;
     Ok(Some(pty.slave))
 }

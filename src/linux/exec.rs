@@ -16,6 +16,7 @@ use super::namespaces::{self, CLONE_NEWTIME};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
+use super::terminal::Receiver;
 use super::{create, lifecycle, process, rdt, rootfs, seal, sys};
 use crate::log;
 use crate::seam::{self, Workload};
@@ -54,7 +55,7 @@ pub struct Running {
 }
 
 /// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
-pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Workload) -> Result<Running> {
+pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workload) -> Result<Running> {
     let filter =
         exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let attributes = Attributes::of(exec.process, exec.linux)?;
@@ -253,7 +254,7 @@ struct Inherited {
     attributes: Attributes,
     affinity: Affinity,
     filter: Option<Filter>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
 }
 
 fn child(
@@ -272,7 +273,7 @@ fn child(
         talk: talk.as_raw_fd(),
         channel,
         first_free_fd: exec.preserved.end(),
-        dumpable: inherited.unprivileged,
+        unprivileged: inherited.unprivileged,
         others_mount: true,
         keep_groups: exec.keep_groups,
         hooks_first: false,
@@ -297,7 +298,9 @@ fn prepare(
 ) -> Result<()> {
     inherited.affinity.settle()?;
     let mut keep = workload.needs().carry;
-    keep.extend(inherited.console.iter().chain(&inherited.root).map(AsRawFd::as_raw_fd));
+    keep.extend(
+        inherited.console.iter().map(AsRawFd::as_raw_fd).chain(inherited.root.iter().map(AsRawFd::as_raw_fd)),
+    );
     keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;

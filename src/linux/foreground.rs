@@ -275,7 +275,6 @@ impl Relay {
             .context("cannot use the terminal")?;
         let flags = rustix::fs::fcntl_getfl(&master).context("cannot use the pty")?;
         rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK).context("cannot use the pty")?;
-        plain_newlines(master.as_fd()).context("cannot set up the pty")?;
         let raw = if rustix::termios::isatty(&stdin) { Some(RawMode::enter(&stdin)?) } else { None };
         let relay = Relay {
             master,
@@ -399,14 +398,6 @@ fn own_description(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(fd, 3)
 }
 
-/// runc: the caller's terminal turns new-lines into CR-NL, so the container's must not do it as well, and output
-/// sent to a file stays free of CRs.
-fn plain_newlines(master: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut settings = rustix::termios::tcgetattr(master)?;
-    settings.output_modes.remove(OutputModes::ONLCR);
-    rustix::termios::tcsetattr(master, OptionalActions::Now, &settings)
-}
-
 /// The caller's terminal in raw mode for as long as this lives.
 struct RawMode {
     terminal: OwnedFd,
@@ -418,7 +409,7 @@ impl RawMode {
         let before = rustix::termios::tcgetattr(terminal).context("cannot read the terminal's settings")?;
         let mut raw = before.clone();
         raw.make_raw();
-        // As runc: output processing stays on, see `plain_newlines`.
+        // As runc: output processing stays on, see `terminal::plain_newlines`.
         raw.output_modes.insert(OutputModes::OPOST);
         debug_assert!(!raw.local_modes.contains(LocalModes::ISIG));
         let terminal = terminal.try_clone().context("cannot use the terminal")?;
@@ -539,6 +530,7 @@ mod tests {
         set_subreaper()?;
         let blocked = block_signals()?;
         let pty = inner.then(|| open_pty(None));
+        pty.iter().for_each(|pty| terminal::plain_newlines(pty.master.as_fd()).unwrap());
         match sys::clone3(0, None, false)? {
             Cloned::Child => {
                 if let Some(pty) = &pty {

@@ -14,6 +14,7 @@ use super::namespaces::Plan;
 use super::rootfs::{self, Label, Root, Sources};
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
+use super::terminal::Receiver;
 use super::{fds, pid1, process, spawn, sys};
 use crate::seam::{Status, Workload};
 
@@ -27,7 +28,7 @@ pub struct Inherited {
     /// The start socket, listening.
     pub listener: OwnedFd,
     /// Where the terminal's master goes.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Receiver>,
     /// The runtime is root on this host.
     pub privileged: bool,
 }
@@ -84,7 +85,7 @@ fn live(
         talk: listener.as_raw_fd(),
         channel,
         first_free_fd: create.preserved.end(),
-        dumpable: !privileged,
+        unprivileged: !privileged,
         others_mount: !plan.has_mount(),
         keep_groups: create.keep_groups,
         hooks_first: has_start_hooks(create),
@@ -111,7 +112,7 @@ fn prepare(
     plan: Plan,
     placing: Placing,
     sources: Option<Sources>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     entering: &mut Entering<'_>,
     workload: &mut dyn Workload,
 ) -> Result<()> {
@@ -131,7 +132,7 @@ fn prepare(
         entering.join_session_keyring(create.id)?;
     }
 
-    enter_root(create, &plan, sources, channel, console)?;
+    enter_root(create, &plan, sources, console, entering)?;
     drop(plan);
     set_names(create)?;
     process::write_sysctls(create.spec)?;
@@ -151,14 +152,16 @@ fn enter_root(
     create: &Create<'_>,
     plan: &Plan,
     sources: Option<Sources>,
-    channel: &Channel,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
+    entering: &Entering<'_>,
 ) -> Result<()> {
+    let channel = entering.channel;
     let root = Root {
         spec: create.spec,
         bundle: create.bundle,
         path: create.rootfs,
         cgroup: create.cgroup,
+        parent: (!entering.unprivileged).then_some(channel),
         no_pivot: create.no_pivot,
         mount_namespace: plan.has_mount(),
         user_namespace: plan.has_user(),

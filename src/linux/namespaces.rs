@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
 
 use super::{kernel_file, sys};
 
@@ -221,6 +222,13 @@ pub fn write_id_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping])
     helper("newgidmap", pid, gids)
 }
 
+/// The host's id for one of the container's; `None` where the maps have none, or only the kernel knows them.
+pub fn on_host(id: u32, maps: &[LinuxIdMapping]) -> Option<u32> {
+    let within = |map: &&LinuxIdMapping| id.checked_sub(map.container_id()).is_some_and(|by| by < map.size());
+    let map = maps.iter().find(within)?;
+    map.host_id().checked_add(id - map.container_id())
+}
+
 fn is_only_self(maps: &[LinuxIdMapping], id: u32) -> bool {
     matches!(maps, [map] if map.size() == 1 && map.host_id() == id)
 }
@@ -267,16 +275,29 @@ pub fn enter_own_time_namespace() -> Result<()> {
     sys::setns(fd.as_fd(), CLONE_NEWTIME).context("enter the new time namespace")
 }
 
-/// Does `work` in the mount namespace of another process, with our own rights, and comes back: root and current
-/// directory too, which setns(2) changes.
+/// Does `work` in the mount namespace of another process, with our own rights, and comes back.
 pub fn in_mounts_of<T>(pidfd: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    in_mounts(|| sys::setns(pidfd, libc::CLONE_NEWNS).context("enter the container's mount namespace"), work)
+}
+
+/// Does `work` where its mounts are seen by nobody, and comes back.
+pub fn in_mounts_apart<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let enter = || {
+        sys::unshare(libc::CLONE_NEWNS).context("make a mount namespace")?;
+        let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", flags).context("make its mounts private")
+    };
+    in_mounts(enter, work)
+}
+
+/// Back to our root and current directory too, which setns(2) changes.
+fn in_mounts<T>(enter: impl FnOnce() -> Result<()>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let here = |path: &str| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("open {path}"))
     };
     let (root, cwd, own) = (here("/")?, here(".")?, open(Path::new("/proc/self/ns/mnt"))?);
-    sys::setns(pidfd, libc::CLONE_NEWNS).context("enter the container's mount namespace")?;
-    let done = work();
+    let done = enter().and_then(|()| work());
     sys::setns(own.as_fd(), libc::CLONE_NEWNS).context("go back to our mount namespace")?;
     rustix::process::fchdir(&root).context("go back to our root")?;
     rustix::process::chroot(".").context("go back to our root")?;

@@ -28,9 +28,11 @@ pub enum Tag {
     TimeOffsets = b'T',
     /// Child: mounts are made, prestart and createRuntime hooks are due; parent answers `Go`.
     Hooks = b'H',
-    /// Child, in a user namespace: it wants its mounts' sources; parent answers with `Source`s, then `Go`.
+    /// Child, in a user namespace: it wants its root and devices; parent answers with `Source`s, then `Go`.
     Sources = b'O',
-    /// Parent: one source's descriptor; the body says which.
+    /// Child: it wants the source of one bind (its index, native order); parent answers with a `Source`.
+    Bind = b'B',
+    /// Parent: one source's descriptor; for `Sources` the body says which.
     Source = b'U',
     /// Child: its rlimits are due; parent answers `Go`.
     Limits = b'M',
@@ -50,12 +52,13 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 13] = [
+        const ALL: [Tag; 14] = [
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,
             Tag::Hooks,
             Tag::Sources,
+            Tag::Bind,
             Tag::Source,
             Tag::Limits,
             Tag::Look,

@@ -3,7 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
 /// linux/magic.h.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
@@ -23,7 +23,7 @@ const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 const SUN_PATH: usize = 108;
 
 /// What runc names the master in the console socket's message: Go's name of the file it opened.
-pub const MASTER_NAME: &str = "/dev/ptmx";
+const MASTER_NAME: &str = "/dev/ptmx";
 
 /// Both ends. `slave` becomes the process's stdio and is what `/dev/console` is bound from.
 pub struct Pty {
@@ -76,10 +76,48 @@ pub fn send_master(socket: BorrowedFd<'_>, master: BorrowedFd<'_>, name: &str) -
     Ok(())
 }
 
+/// Who gets a terminal's master.
+pub struct Receiver {
+    socket: OwnedFd,
+    /// runw itself, which shows what the foreground process writes.
+    ours: bool,
+}
+
+impl Receiver {
+    /// The engine behind `--console-socket`.
+    pub fn engine(path: &Path) -> Result<Receiver> {
+        Ok(Receiver { socket: connect(path)?, ours: false })
+    }
+
+    /// Before the process that writes to it exists.
+    pub fn give(&self, master: BorrowedFd<'_>) -> Result<()> {
+        if self.ours {
+            plain_newlines(master).context("cannot set up the terminal")?;
+        }
+        send_master(self.socket.as_fd(), master, MASTER_NAME)
+    }
+}
+
+impl AsRawFd for Receiver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// runc: the caller's terminal turns new-lines into CR-NL, so the container's must not do it as well, and output
+/// sent to a file stays free of CRs.
+pub fn plain_newlines(master: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let mut settings = rustix::termios::tcgetattr(master)?;
+    settings.output_modes.remove(OutputModes::ONLCR);
+    rustix::termios::tcsetattr(master, OptionalActions::Now, &settings)
+}
+
 /// A pair of sockets for the terminal of a foreground process: it is handed to us as it would be to an engine.
-pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .context("cannot make a socket for the terminal")
+pub fn pair() -> Result<(OwnedFd, Receiver)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .context("cannot make a socket for the terminal")?;
+    Ok((ours, Receiver { socket: theirs, ours: true }))
 }
 
 /// The master that the other end of `pair` was given to `send_master`.

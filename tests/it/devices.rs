@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, Verdict, nothing_left, runw_only, supervised};
+use crate::harness::{Bundle, Container, Kind, Verdict, differs, nothing_left, runw_only, supervised};
 
 fn output_of(bundle: Bundle) -> String {
     Container::new(bundle).run().ok().out
@@ -46,6 +46,28 @@ fn devices_of_the_configuration() {
     assert_eq!(
         out,
         "character special file a:e5 640 7:8\nblock special file 7:3 600 0:0\nfifo 0:0 622 0:0\n"
+    );
+}
+
+/// Also where the host has nothing at the path, or another device.
+#[test]
+fn a_device_in_a_user_namespace_is_the_one_asked_for() {
+    if differs(Kind::Runc, "it binds what the host has at the path")
+        || differs(Kind::Crun, "1.8 does so too, and makes an empty file where the host has nothing")
+    {
+        return;
+    }
+    let show = "stat -c '%F %t:%T %a %u:%g' /dev/mine /dev/zero /dev/sub/pipe; head -c3 /dev/mine | wc -c; head -c3 /dev/zero | wc -c";
+    let c = Container::new(Bundle::sh(show).user_namespace().edit(|c| {
+        c["linux"]["devices"] = json!([
+            {"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o604, "uid": 10, "gid": 11},
+            {"path": "/dev/zero", "type": "c", "major": 1, "minor": 3},
+            {"path": "/dev/sub/pipe", "type": "p", "fileMode": 0o604},
+        ]);
+    }));
+    assert_eq!(
+        c.run().ok().out,
+        "character special file 1:5 604 10:11\ncharacter special file 1:3 666 0:0\nfifo 0:0 604 0:0\n3\n0\n"
     );
 }
 
@@ -164,12 +186,12 @@ fn where_nodes_may_not_be_made_they_are_bound() {
         assert_eq!(running.wait().ok().out, "3\nwritten\n1\n");
         nothing_left(&c);
     }
-    // What cannot be bound either is told by its name.
+    // What can neither be made, as its owner has no id on the host, nor be bound is told by its name.
     let c = Container::new(
         Bundle::sh("true")
             .edit(|c| {
                 c["linux"]["devices"] =
-                    json!([{"path": "/dev/no-such-node", "type": "c", "major": 10, "minor": 229}]);
+                    json!([{"path": "/dev/no-such-node", "type": "c", "major": 10, "minor": 229, "uid": 70_000}]);
             })
             .user_namespace(),
     );

@@ -408,6 +408,74 @@ fn a_sticky_world_writable_source_is_no_trap() {
     assert_eq!(out, "1777\nx\n");
 }
 
+/// runc's own test (mounts.bats, "mount order, container bind-mount source"): the last source exists only once the
+/// mounts before it are made, and the tree below it has them all.
+#[test]
+fn a_bind_s_source_may_be_what_the_mounts_before_it_made() {
+    if differs(Kind::Crun, "it opens all sources first") {
+        return;
+    }
+    for (user, mapped) in [(false, false), (true, false), (false, true), (true, true)] {
+        if (user || mapped) && differs(Kind::Runc, "1.1 opens all sources first") {
+            return;
+        }
+        let mut bundle =
+            Bundle::sh("cat /final/in/there/f; grep -c ' /final/in/there ' /proc/self/mountinfo");
+        if user {
+            bundle = bundle.user_namespace();
+        }
+        let (first, second, root) = (bundle.outside("first"), bundle.outside("second"), bundle.rootfs());
+        std::fs::create_dir_all(root.join("final")).expect("mkdir");
+        std::fs::create_dir(first.join("in")).expect("mkdir");
+        std::fs::create_dir(second.join("there")).expect("mkdir");
+        std::fs::write(second.join("there/f"), "second\n").expect("write");
+        let there = root.join("mnt/in/there");
+        bundle = bundle.bind(&first, "/mnt", &["bind"]).bind(&second, "/mnt/in", &["bind"]).bind(
+            &there,
+            "/mnt/in/there",
+            &["bind"],
+        );
+        let c = Container::new(bundle.bind(&root.join("mnt"), "/final", &["rbind"]).edit(|c| {
+            for mount in c["mounts"].as_array_mut().expect("mounts").iter_mut().rev().take(2) {
+                if mapped {
+                    (mount["uidMappings"], mount["gidMappings"]) = (id_map(0, 0, 5000), id_map(0, 0, 5000));
+                }
+            }
+        }));
+        assert_eq!(c.run().ok().out, "second\n1\n", "{user} {mapped}");
+    }
+}
+
+#[test]
+fn copy_symlink_makes_the_link_and_nothing_else() {
+    if runw_only("copy-symlink (crun: since 1.10)") {
+        return;
+    }
+    for user in [false, true] {
+        let mut bundle =
+            Bundle::sh("readlink /new/link; readlink /there; cat /file; grep -c link /proc/self/mountinfo");
+        if user {
+            bundle = bundle.user_namespace();
+        }
+        let outside = bundle.outside("d");
+        std::os::unix::fs::symlink("no/where", outside.join("link")).expect("symlink");
+        std::os::unix::fs::symlink("no/where", bundle.rootfs().join("there")).expect("symlink");
+        std::fs::write(outside.join("file"), "plain\n").expect("write");
+        std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).expect("chown");
+        let copied = |bundle: Bundle, source: &str, to: &str| {
+            bundle.bind(&outside.join(source), to, &["bind", "copy-symlink"])
+        };
+        let bundle = copied(copied(bundle, "link", "/new/link"), "link", "/there");
+        let c = Container::new(copied(bundle, "file", "/file"));
+        let out = c.run();
+        assert_eq!(out.out, "no/where\nno/where\nplain\n0\n", "{user} {}", out.err);
+        let c = Container::new(copied(Bundle::sh("true"), "link", "/etc/passwd"));
+        c.run().refused(&["/etc/passwd"]);
+    }
+    let tmpfs = Bundle::sh("true").mount("/mnt", "tmpfs", Path::new("tmpfs"), &["copy-symlink"]);
+    Container::new(tmpfs).run().refused(&["copy-symlink is for a bind"]);
+}
+
 #[test]
 fn an_idmapped_bind() {
     if differs(Kind::Runc, "1.1 has no idmapped mounts")

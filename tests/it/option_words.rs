@@ -76,7 +76,7 @@ const RECURSIVE: [(&str, &str, &str); 18] = [
 const ALL_FLAGS: &str = "ro,nosuid,nodev,noexec,noatime,nodiratime";
 
 /// Words that have tests of their own in `mounts`.
-const ELSEWHERE: [&str; 5] = ["bind", "idmap", "rbind", "remount", "ridmap"];
+const ELSEWHERE: [&str; 6] = ["bind", "copy-symlink", "idmap", "rbind", "remount", "ridmap"];
 
 fn words() -> Vec<&'static str> {
     let tables = [&SETTING[..], &PROPAGATION[..], &SUPERBLOCK[..]].concat();

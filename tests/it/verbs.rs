@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Container, Kind, differs, kind, run, runw_only, skip, spawn, spawn_with_stdin, until,
+    Bundle, Container, Kind, differs, kind, run, runtime, runw_only, skip, spawn, spawn_with_stdin, until,
 };
 
 fn sleeper(resources: Value) -> Container {

@@ -17,7 +17,8 @@ use crate::linux::create::{self, Init, Journal};
 use crate::linux::hooks::{self, Place};
 use crate::linux::namespaces::Plan;
 use crate::linux::rdt::{self, Rdt};
-use crate::linux::{lifecycle, netdev, rootfs, spawn, terminal};
+use crate::linux::terminal::Receiver;
+use crate::linux::{lifecycle, netdev, rootfs, spawn};
 use crate::seam::{Process, Status};
 
 /// A container to be made from images; everything in it has been validated.
@@ -40,7 +41,7 @@ pub struct Restore<'a> {
 
 /// Restores the container. `console` is where a terminal's master goes. On failure nothing of it is left but what
 /// `journal` wrote.
-pub fn restore(restore: &Restore<'_>, console: Option<OwnedFd>, journal: &mut dyn Journal) -> Result<Init> {
+pub fn restore(restore: &Restore<'_>, console: Option<Receiver>, journal: &mut dyn Journal) -> Result<Init> {
     let linux = restore.spec.linux().as_ref();
     let rdt = rdt::find(restore.id, linux)?;
     let mut options = Criu_opts::new();
@@ -76,7 +77,7 @@ fn in_cgroup(
     plan: &Plan,
     rdt: Option<&Rdt<'_>>,
     mut options: Criu_opts,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     journal: &mut dyn Journal,
 ) -> Result<Init> {
     // In a mount namespace of its own the staged root is seen by nobody else and goes with it.
@@ -117,7 +118,7 @@ fn attend(
     plan: &Plan,
     notice: &Criu_notify,
     fd: Option<OwnedFd>,
-    console: Option<&OwnedFd>,
+    console: Option<&Receiver>,
     journal: &mut dyn Journal,
     init: &mut Option<Process>,
 ) -> Result<()> {
@@ -129,8 +130,7 @@ fn attend(
         }
         "orphan-pts-master" => {
             let master = fd.context("CRIU sent no terminal")?;
-            let Some(console) = console else { return Ok(()) };
-            terminal::send_master(console.as_fd(), master.as_fd(), terminal::MASTER_NAME)
+            console.map_or(Ok(()), |console| console.give(master.as_fd()))
         }
         "post-restore" => {
             let pid = notice.pid();

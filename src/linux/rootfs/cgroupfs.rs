@@ -21,7 +21,7 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     }
     let label = root.label.and_then(|label| label.option("tmpfs"));
     let data = ["mode=755".to_owned()].into_iter().chain(label).collect();
-    let tmpfs = new_filesystem("tmpfs", None, &Options { data, ..Options::default() })?;
+    let tmpfs = new_filesystem("tmpfs", Some(Path::new("tmpfs")), &Options { data, ..Options::default() })?;
     let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     tmpfs.set_attributes(false, quiet, 0)?;
     propagate(&tmpfs, options)?;

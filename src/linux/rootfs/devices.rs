@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
 
-use super::mount::{Tree, is_bind};
-use super::{Root, Sources, inside};
+use super::mount::{Tree, is_bind, new_filesystem};
+use super::options::Options;
+use super::{Root, Sources, inside, open_directory};
+use crate::linux::namespaces;
 
 struct Node {
     path: PathBuf,
@@ -98,7 +100,7 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
     for node in nodes(root.spec)? {
         let context = || format!("device {}", node.path.display());
         if root.user_namespace {
-            // mknod(2): nodes made in a user namespace would be useless, so the host's are bound.
+            // mknod(2): nodes made in a user namespace would be useless.
             bind(at, &node, sources.take_device(&node.path)).with_context(context)?;
             continue;
         }
@@ -112,16 +114,51 @@ pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Res
     Ok(())
 }
 
+/// The nodes of `linux.devices` for a user namespace, as detached mounts. mknod(2) in there would make nodes that nobody can
+/// open, so they are made on a file system of the host's root (as in crun; runc binds what the host has at the path,
+/// whatever device that is). Those that cannot be made, and whose owner has no id on the host, are not among them.
+pub fn apart(spec: &Spec, root: &Path) -> Result<Vec<(PathBuf, OwnedFd)>> {
+    let nodes = own(spec).map(node).collect::<Result<Vec<_>>>()?;
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (uids, gids) = namespaces::id_maps(spec.linux().as_ref());
+    namespaces::in_mounts_apart(|| {
+        let tmpfs = new_filesystem("tmpfs", Some(Path::new("tmpfs")), &Options::default())?;
+        // open_tree(2) clones only what is mounted somewhere (until Linux 6.15).
+        tmpfs.attach(open_directory(root)?.as_fd())?;
+        let mut made = Vec::new();
+        for mut node in nodes {
+            let owner = namespaces::on_host(node.uid, uids).zip(namespaces::on_host(node.gid, gids));
+            let Some(owner) = owner else { continue };
+            (node.uid, node.gid) = owner;
+            let context = || format!("device {}", node.path.display());
+            let name = made.len().to_string();
+            match make_at(tmpfs.fd(), OsStr::new(&name), &node) {
+                Err(Errno::PERM | Errno::ACCESS) => continue,
+                other => other.with_context(context)?,
+            }
+            rustix::fs::chmodat(tmpfs.fd(), &name, node.mode, AtFlags::empty()).with_context(context)?;
+            let fd = rustix::fs::openat(tmpfs.fd(), &name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            made.push((node.path, Tree::clone_of_fd(fd.as_fd())?.into_fd()));
+        }
+        Ok(made)
+    })
+}
+
 fn make(parents: &mut inside::Parents<'_>, node: &Node) -> Result<()> {
     let (directory, name) = parents.get(&node.path)?;
-    match rustix::fs::mknodat(directory, name, node.kind, node.mode, node.device) {
+    match make_at(directory, name, node) {
         // One that is there already is the image's or the engine's business, as in runc.
-        Err(Errno::EXIST) => return Ok(()),
-        other => other?,
+        Err(Errno::EXIST) => Ok(()),
+        other => Ok(other?),
     }
+}
+
+fn make_at(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> rustix::io::Result<()> {
+    rustix::fs::mknodat(directory, name, node.kind, node.mode, node.device)?;
     let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-    rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
+    rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn bind(at: BorrowedFd<'_>, node: &Node, source: Option<OwnedFd>) -> Result<()> {

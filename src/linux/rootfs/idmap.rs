@@ -1,11 +1,11 @@
 //! Idmapped bind mounts: a user namespace made for the mapping alone, put on a tree that is attached nowhere yet
-//! (mount_setattr(2) refuses others). On the host side, before the clone. That a mount's mappings are in order has
+//! (mount_setattr(2) refuses others). By the parent. That a mount's mappings are in order has
 //! been checked by `bundle`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -44,9 +44,6 @@ impl<'a> IdMaps<'a> {
     pub fn apply(&mut self, tree: &Tree, mount: &'a Mount) -> Result<()> {
         if !is_wanted(mount) {
             return Ok(());
-        }
-        if !rustix::process::geteuid().is_root() {
-            bail!("id-mapped mounts are not supported for rootless containers");
         }
         let recursive = options::of(mount).idmap_recursive;
         let own = maps_of(mount);

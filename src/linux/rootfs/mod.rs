@@ -26,15 +26,16 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use devices::paths as device_paths;
-pub use idmap::is_wanted as is_id_mapped;
+pub use idmap::{IdMaps, is_wanted as is_id_mapped};
 pub use label::Label;
 pub use mount::{is_bind, mount_of_kind, read_only_view, without_effect};
 pub use protect::{open_null, protect};
 pub use shared::unmount_root;
-pub use sources::Sources;
+pub use sources::{Sources, open_for_child};
 pub use stage::{file_place_in, place_in, stage};
 
 use super::cgroup::Cgroup;
+use super::sync::Channel;
 use super::sys;
 use mount::Tree;
 
@@ -45,6 +46,8 @@ pub struct Root<'a> {
     /// Canonical, on the host.
     pub path: &'a Path,
     pub cgroup: &'a Cgroup,
+    /// Opens what takes the host's rights; not where it has none.
+    pub parent: Option<&'a Channel>,
     pub no_pivot: bool,
     /// The mounts are the container's alone.
     pub mount_namespace: bool,
@@ -72,7 +75,7 @@ impl Root<'_> {
         let root = self.attach_root(&mut sources)?;
         let mut mounted = Mounted { name: mount::name_of(root.as_fd())?, root, late_read_only: Vec::new() };
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
-            mount::perform(self, &mut mounted, mount, sources.take_bind(index))
+            mount::perform(self, &mut mounted, mount, index)
                 .with_context(|| format!("mount {}", mount.destination().display()))?;
             if mount.destination() == Path::new("/") {
                 // What covers the root is the root from here on.

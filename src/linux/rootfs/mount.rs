@@ -237,8 +237,8 @@ pub fn without_effect(mount: &Mount) -> Vec<String> {
     words
 }
 
-/// Makes one entry of `mounts`.
-pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
+/// Makes one entry of `mounts`, the one with that index.
+pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, index: usize) -> Result<()> {
     let options = options::of(mount);
     let destination = mount.destination();
     if options.remount {
@@ -247,12 +247,15 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, source: Op
         return old_call::reconfigure(target.as_fd(), &options, is_bind(mount));
     }
     if is_bind(mount) {
-        let tree = match source {
-            Some(fd) => Tree::from_fd(fd),
-            None => sources::open_bind(mount, root.bundle)?,
-        };
+        if options.copy_symlink
+            && let Some(target) = sources::symlink(mount, root.bundle)?
+        {
+            return copy_symlink(mounted.root.as_fd(), &target, destination);
+        }
+        let tree = sources::bind(root, mount, index)?;
         return bind(root, mounted, &tree, &options, destination);
     }
+    ensure!(!options.copy_symlink, "option copy-symlink is for a bind");
     let kind = mount.typ().as_deref().context("has neither a type nor the bind option")?;
     if kind == "cgroup" || kind == "cgroup2" {
         return cgroupfs::mount(root, mounted.root.as_fd(), destination, &options);
@@ -397,6 +400,20 @@ fn copy_up(from: BorrowedFd<'_>, to: &Tree, kind: &str) -> Result<()> {
         bail!("option tmpcopyup is for tmpfs only");
     }
     super::copy::content(from, to.fd.as_fd()).context("copy up into the tmpfs")
+}
+
+/// crun's `copy-symlink` (podman: `no-dereference`): the link itself, where nothing else is already.
+fn copy_symlink(root: BorrowedFd<'_>, target: &CStr, destination: &Path) -> Result<()> {
+    let mut parents = inside::Parents::of(root);
+    let (directory, name) = parents.get(destination)?;
+    match rustix::fs::symlinkat(target, directory, name) {
+        Err(Errno::EXIST) => {
+            let there = rustix::fs::readlinkat(directory, name, Vec::new());
+            ensure!(there.is_ok_and(|there| *there == *target), "what is there is no link to {target:?}");
+            Ok(())
+        }
+        other => other.context("make the link"),
+    }
 }
 
 /// CVE-2019-19921, CVE-2023-28642: labels and sysctls are written through /proc, so it must be where it says.

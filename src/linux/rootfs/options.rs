@@ -25,6 +25,8 @@ pub struct Options {
     pub remount: bool,
     /// runc's and crun's extension: the mount starts with a copy of what it covers.
     pub tmpcopyup: bool,
+    /// crun's extension: of a bind whose source is a link, the link.
+    pub copy_symlink: bool,
     /// `ridmap`: the mapping holds of all mounts below, too.
     pub idmap_recursive: bool,
 }
@@ -121,6 +123,7 @@ fn parse_word(options: &mut Options, word: &str) {
         "bind" => options.bind = Some(options.bind.unwrap_or(false)),
         "rbind" => options.bind = Some(true),
         "tmpcopyup" => options.tmpcopyup = true,
+        "copy-symlink" => options.copy_symlink = true,
         "remount" => options.remount = true,
         "idmap" => options.idmap_recursive = false,
         "ridmap" => options.idmap_recursive = true,

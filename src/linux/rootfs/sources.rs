@@ -1,63 +1,50 @@
 //! What is opened with the host's eyes: the root, the sources of bind mounts and, for a user namespace, device nodes,
 //! each as a detached tree. Without privilege the child opens them itself.
 //!
-//! The root and id-mapped sources are opened before the child exists, the other binds by the child at their turn. With
-//! a user namespace all is opened in the child's mount namespace, on the copies that the kernel locked when it made
-//! that: a clone of a host's mount carries no lock, and the container's root could make it writable or look under it
-//! (mount_namespaces(7); runc: mountSourceOpenTree).
+//! The root is opened before the child exists, each bind at its turn, since its source may be what a mount before it
+//! has put there: by the child, or by the parent for it. With a user namespace all is opened in the child's mount
+//! namespace, on the copies that the kernel locked when it made that: a clone of a host's mount carries no lock, and the
+//! container's root could make it writable or look under it (mount_namespaces(7); runc: mountSourceOpenTree).
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Mount, Spec};
+use rustix::io::Errno;
 
 use super::devices;
 use super::idmap::{self, IdMaps};
-use super::mount::{Tree, is_bind};
-use super::{options, shared};
+use super::mount::Tree;
+use super::{Root, options, shared};
 use crate::linux::sync::{Channel, Tag};
 use crate::seam::MountId;
 
-/// The opened sources; those that are missing are opened by path when their turn comes.
+/// The opened root and devices; those that are missing are opened by path when their turn comes.
 #[derive(Default)]
 pub struct Sources {
     root: Option<OwnedFd>,
-    binds: HashMap<usize, OwnedFd>,
     devices: HashMap<PathBuf, OwnedFd>,
 }
 
 impl Sources {
     /// A caller who may not clone mounts opens nothing here.
-    pub fn open(spec: &Spec, bundle: &Path, root: &Path, user_namespace: bool) -> Result<Sources> {
+    pub fn open(spec: &Spec, root: &Path, user_namespace: bool) -> Result<Sources> {
         let mut sources = Sources::default();
         match Tree::clone_of(root, true) {
             Ok(tree) => sources.root = Some(tree.into_fd()),
-            Err(error) if lacks_privilege(&error) => {
-                if spec.mounts().iter().flatten().any(idmap::is_wanted) {
-                    bail!("id-mapped mounts are not supported for rootless containers");
-                }
-                return Ok(sources);
-            }
+            Err(error) if lacks_privilege(&error) => return Ok(sources),
             Err(error) => return Err(error),
         }
-        let mut maps = IdMaps::new(spec.linux().as_ref());
-        for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-            // Linux 6.8 and later list mounts by their age, and a clone has its age from here: those that the child can
-            // open at their turn wait for it, so that mountinfo has the order of `mounts`, as under runc.
-            let early = user_namespace || idmap::is_wanted(mount);
-            if is_bind(mount) && early && !options::of(mount).remount {
-                let tree = open_bind(mount, bundle)
-                    .and_then(|tree| maps.apply(&tree, mount).map(|()| tree))
-                    .with_context(|| format!("mount {}", mount.destination().display()))?;
-                sources.binds.insert(index, tree.into_fd());
-            }
-        }
         if user_namespace {
+            sources.devices.extend(devices::apart(spec, root)?);
             for path in devices::paths(spec) {
+                if sources.devices.contains_key(&path) {
+                    continue;
+                }
                 // A node that is missing here is an error when the container's is made, not before.
                 if let Ok(tree) = Tree::clone_of(&path, false) {
                     sources.devices.insert(path, tree.into_fd());
@@ -70,10 +57,9 @@ impl Sources {
     /// The parent's half of handing them over.
     pub fn send(&self, channel: &Channel) -> Result<()> {
         let root = self.root.iter().map(|fd| (vec![ROOT], fd));
-        let binds = self.binds.iter().map(|(index, fd)| ([&[BIND], &index.to_ne_bytes()[..]].concat(), fd));
         let devices =
             self.devices.iter().map(|(path, fd)| ([&[DEVICE], path.as_os_str().as_bytes()].concat(), fd));
-        for (name, fd) in root.chain(binds).chain(devices) {
+        for (name, fd) in root.chain(devices) {
             channel.send(Tag::Source, &name, Some(fd.as_fd()))?;
         }
         Ok(())
@@ -92,9 +78,6 @@ impl Sources {
             };
             match message.body.split_first() {
                 Some((&ROOT, _)) => sources.root = Some(fd),
-                Some((&BIND, index)) => {
-                    sources.binds.insert(usize::from_ne_bytes(index.try_into()?), fd);
-                }
                 Some((&DEVICE, path)) => {
                     sources.devices.insert(OsStr::from_bytes(path).into(), fd);
                 }
@@ -105,12 +88,7 @@ impl Sources {
 
     /// All of them, for the child that closes everything else.
     pub fn fds(&self) -> Vec<RawFd> {
-        self.root
-            .iter()
-            .chain(self.binds.values())
-            .chain(self.devices.values())
-            .map(AsRawFd::as_raw_fd)
-            .collect()
+        self.root.iter().chain(self.devices.values()).map(AsRawFd::as_raw_fd).collect()
     }
 
     /// What names the root once the child has attached it.
@@ -124,10 +102,6 @@ impl Sources {
         self.root.take()
     }
 
-    pub fn take_bind(&mut self, index: usize) -> Option<OwnedFd> {
-        self.binds.remove(&index)
-    }
-
     pub fn take_device(&mut self, path: &Path) -> Option<OwnedFd> {
         self.devices.remove(path)
     }
@@ -135,18 +109,51 @@ impl Sources {
 
 /// What a `Source` message is of.
 const ROOT: u8 = b'r';
-const BIND: u8 = b'b';
 const DEVICE: u8 = b'd';
 
-/// A bind's source; a relative one is relative to the bundle, as in runc.
+/// The source of the bind that is number `index` among `mounts`, at its turn. It is the parent's to open where this
+/// process has lost its rights to a user namespace, or must not have those that an id mapping takes.
+pub fn bind(root: &Root<'_>, mount: &Mount, index: usize) -> Result<Tree> {
+    let mapped = idmap::is_wanted(mount);
+    match root.parent {
+        Some(parent) if mapped || root.user_namespace => {
+            parent.send(Tag::Bind, &index.to_ne_bytes(), None)?;
+            let fd = parent.expect(Tag::Source)?.fd.context("no source came with the answer")?;
+            Ok(Tree::from_fd(fd))
+        }
+        None if mapped => bail!("id-mapped mounts are not supported for rootless containers"),
+        _ => open_bind(mount, root.bundle),
+    }
+}
+
+/// The parent's half of it: the body of `Bind` names the mount.
+pub fn open_for_child<'a>(
+    spec: &'a Spec,
+    bundle: &Path,
+    maps: &mut IdMaps<'a>,
+    body: &[u8],
+) -> Result<OwnedFd> {
+    let index = usize::from_ne_bytes(body.try_into()?);
+    let mount = spec.mounts().as_ref().and_then(|all| all.get(index)).context("there is no such mount")?;
+    let tree = open_bind(mount, bundle).and_then(|tree| maps.apply(&tree, mount).map(|()| tree));
+    tree.map(Tree::into_fd).with_context(|| format!("mount {}", mount.destination().display()))
+}
+
+/// A relative source is relative to the bundle, as in runc.
 pub fn open_bind(mount: &Mount, bundle: &Path) -> Result<Tree> {
     let source = mount.source().as_deref().context("a bind mount needs a source")?;
     Tree::clone_of(&bundle.join(source), options::of(mount).bind == Some(true))
 }
 
+/// What the source says if it is a link.
+pub fn symlink(mount: &Mount, bundle: &Path) -> Result<Option<CString>> {
+    let source = bundle.join(mount.source().as_deref().context("a bind mount needs a source")?);
+    match rustix::fs::readlink(&source, Vec::new()) {
+        Err(Errno::INVAL) => Ok(None),
+        other => other.map(Some).with_context(|| format!("read the link {}", source.display())),
+    }
+}
+
 fn lacks_privilege(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref::<rustix::io::Errno>(),
-        Some(&rustix::io::Errno::PERM | &rustix::io::Errno::ACCESS)
-    )
+    matches!(error.downcast_ref(), Some(&Errno::PERM | &Errno::ACCESS))
 }

@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 use super::mount::{Tree, is_bind};
-use super::{inside, open_directory, proc_path, sources};
+use super::{inside, open_directory, options, proc_path, sources};
 
 /// Mounts the root on `at`, with every mount point of the specification in it.
 pub fn stage(spec: &Spec, bundle: &Path, root: &Path, at: &Path) -> Result<()> {
@@ -47,6 +47,9 @@ fn make_place(mount: &Mount, bundle: &Path, at: &Path) -> Result<()> {
     let root = open_directory(at)?;
     if !is_bind(mount) {
         return inside::directory(root.as_fd(), mount.destination()).map(drop);
+    }
+    if options::of(mount).copy_symlink && sources::symlink(mount, bundle)?.is_some() {
+        return Ok(());
     }
     let tree = sources::open_bind(mount, bundle)?;
     let target = if tree.is_directory()? {
