@@ -81,12 +81,17 @@ impl Rootless {
     }
 
     fn call(&self, words: &[&str]) -> Out {
+        run(&mut plainly(self.uid, &self.command(words)))
+    }
+
+    /// What moves a process into the container's cgroup: the kernel wants the way there to be the user's.
+    fn call_from_within(&self, words: &[&str]) -> Out {
         run(&mut as_user(self.uid, &self.command(words)))
     }
 
     fn run(&self, flags: &[&str], verb: &[&str]) -> Out {
         let bundle = self.c.bundle.path().to_str().expect("utf-8");
-        self.call(&[flags, verb, &["--bundle", bundle, &self.c.id]].concat())
+        self.call_from_within(&[flags, verb, &["--bundle", bundle, &self.c.id]].concat())
     }
 
     #[track_caller]
@@ -104,7 +109,7 @@ impl Rootless {
     }
 
     fn exec(&self, line: &str) -> String {
-        self.call(&["exec", &self.c.id, "/bin/sh", "-c", line]).ok().out
+        self.call_from_within(&["exec", &self.c.id, "/bin/sh", "-c", line]).ok().out
     }
 
     /// Where its init is, seen from outside.
@@ -182,9 +187,9 @@ fn limits_are_in_a_scope_of_the_user_s_systemd() {
     let shown = run(&mut plainly(r.uid, &show)).ok().out;
     assert!(shown.contains("MemoryMax=67108864") && shown.contains("TasksMax=50"), "{shown}");
     let update = ["--systemd-cgroup", "update", "--pids-limit", "40", r.c.id.as_str()];
-    r.call(&update).ok();
+    r.call_from_within(&update).ok();
     assert_eq!(read(&dir.join("pids.max")), "40");
-    let out = r.call(&[
+    let out = r.call_from_within(&[
         "--systemd-cgroup",
         "exec",
         &r.c.id,

@@ -212,7 +212,9 @@ fn limited_v2(systemd: &Systemd) -> Unit<'_> {
         "pids": {"limit": 50},
         "unified": {"memory.high": "50331648"},
     });
-    Unit::of(systemd, sleeper().edit(|c| c["linux"]["resources"] = resources)).up()
+    // A shell: a sleep that CRIU has interrupted is over.
+    let bundle = Bundle::sh("while :; do sleep 1; done");
+    Unit::of(systemd, bundle.edit(|c| c["linux"]["resources"] = resources)).up()
 }
 
 impl Unit<'_> {
@@ -330,7 +332,7 @@ fn a_container_comes_back_into_its_scope_and_under_its_limits() {
     assert_eq!(unit.show("ActiveState,Slice"), ["ActiveState=active", "Slice=test-deep.slice"]);
     assert_eq!(unit.shown_v2(), properties_v2(64, weight(59, 20), 50));
     assert_eq!(unit.files_v2(), values_v2(64, weight(59, 20), 50));
-    assert_eq!(unit.sh("cat /proc/1/comm"), "sleep\n");
+    assert_eq!(unit.sh("cat /proc/1/comm"), "sh\n");
     unit.call(&["delete", "--force", &id]).ok();
     unit.is_gone();
 }
@@ -366,7 +368,8 @@ fn a_sub_group_is_made_when_it_is_named() {
     if differs(Kind::Runc, "it has no such annotation") {
         return;
     }
-    let bundle = sleeper().edit(|c| c["annotations"] = json!({"run.oci.systemd.subgroup": "inner"}));
+    let bundle = sleeper().without_namespace("cgroup");
+    let bundle = bundle.edit(|c| c["annotations"] = json!({"run.oci.systemd.subgroup": "inner"}));
     let unit = Unit::of(&systemd, bundle).up();
     assert_eq!(systemd.read(&format!("{}/cgroup.procs", unit.dir())).as_deref(), Some(""));
     let inside = systemd.read(&format!("{}/inner/cgroup.procs", unit.dir())).expect("the sub-cgroup");
