@@ -51,7 +51,7 @@ test: build
 	fuzz/run 20
 	tests/guests/build.py >/dev/null
 	@rm -f $(SKIPS)
-	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) cargo test --release --locked || status=$$?; \
+	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) tests/run || status=$$?; \
 	RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/engines/run.py $(PARTS) || status=$$?; \
 	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	if [[ -n "$(VM)" ]]; then RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/vm/run.py || status=$$?; fi; \

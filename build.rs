@@ -1,10 +1,12 @@
-//! Puts into the binary what `--version` says of it: the commit, and the wasmtime that Cargo.lock chose.
+//! Puts into the binary what `--version` says of it: the commit, and the wasmtime that Cargo.lock chose. Gives it its entry
+//! point, which is ours (src/linux/first.rs).
 
 use std::process::Command;
 
 fn main() {
     println!("cargo:rustc-env=RUNW_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-env=RUNW_WASMTIME={}", wasmtime().unwrap_or_else(|| "unknown".into()));
+    println!("cargo:rustc-link-arg-bins=-Wl,--entry=runw_start");
     println!("cargo:rerun-if-changed=Cargo.lock");
     println!("cargo:rerun-if-changed=build.rs");
 }

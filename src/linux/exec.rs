@@ -62,7 +62,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<OwnedFd>, workload: &mut dyn Worklo
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     create::protect_carried(workload)?;
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
-    let kinds = namespaces_to_join(exec.init.pid)?;
+    let kinds = namespaces_to_join(exec.init.pid, exec.linux)?;
     let root = root_to_enter(exec.init.pid, kinds)?;
     if !lifecycle::alive(exec.init) {
         // Or those were the namespaces, and the root, of whoever has the pid now.
@@ -148,8 +148,8 @@ fn clone(exec: &Exec<'_>) -> Result<Side> {
 }
 
 /// The namespaces that are init's and not ours: setns(2) refuses to join the user namespace one is in, and joining
-/// any other again would only cost.
-fn namespaces_to_join(init: i32) -> Result<i32> {
+/// any other again would only cost. To ask for each costs as much; what was made for the container is not ours.
+fn namespaces_to_join(init: i32, linux: Option<&Linux>) -> Result<i32> {
     const KINDS: [(&str, i32); 8] = [
         ("user", libc::CLONE_NEWUSER),
         ("mnt", libc::CLONE_NEWNS),
@@ -160,8 +160,14 @@ fn namespaces_to_join(init: i32) -> Result<i32> {
         ("cgroup", libc::CLONE_NEWCGROUP),
         ("time", CLONE_NEWTIME),
     ];
-    let mut kinds = 0;
-    for (name, kind) in KINDS {
+    let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let made = listed
+        .iter()
+        .filter(|one| one.path().is_none())
+        .fold(0, |made, one| made | namespaces::bit(one.typ()));
+    let made = made & !libc::CLONE_NEWUSER;
+    let mut kinds = made;
+    for (name, kind) in KINDS.into_iter().filter(|(_, kind)| made & kind == 0) {
         let of = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/{name}")).map(|s| (s.st_dev, s.st_ino));
         let ours = match of("self") {
             // A kernel without this kind of namespace.

@@ -10,6 +10,7 @@ pub mod criu;
 mod enter;
 pub mod exec;
 pub mod fds;
+mod first;
 pub mod foreground;
 mod guest_filter;
 mod guest_landlock;

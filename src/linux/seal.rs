@@ -1,31 +1,28 @@
 //! The binary protects itself (CVE-2019-5736): before it touches a container it runs from a read-only view of itself,
-//! so that nothing in the container can write to it through `/proc/PID/exe`. The view shares the page cache; a
-//! memfd copy, which is private memory for as long as a wasm container lives, is the last resort.
+//! so that nothing in the container can write to it through `/proc/PID/exe`. The view is an overlay, which shares the
+//! page cache, and is made before anything else (first.rs). Where there can be none, it is a copy in a memfd, which is
+//! private memory for as long as a wasm container lives.
 
 use std::ffi::{CString, OsString};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use super::sys;
 use crate::log;
 
-/// Set for the sealed copy alone, and taken away by it. Whoever can set it can run any program anyway.
-const MARK: &str = "_RUNW_SEALED";
+/// The variable that the sealed copy alone has, with its pid, and takes away. Whoever can set it can run any program anyway.
+pub(super) const MARK: &str = "_RUNW_SEALED";
 
 /// Verbs whose process becomes, or makes, one inside a container.
-const VERBS: [&str; 3] = ["create", "exec", "run"];
+pub(super) const VERBS: [&str; 3] = ["create", "exec", "run"];
 
-/// Spares the first process to parse what the sealed one will parse again. A word that only looks like such a verb
-/// costs a needless seal; a failure is the verb's own to report.
+/// What first.rs could not do. It spares the first process to parse what the sealed one will parse again; a failure is
+/// the verb's own to report.
 pub fn before_parsing(args: &[OsString]) {
     if args.iter().skip(1).any(|word| VERBS.iter().any(|verb| word == verb)) {
         let _ = ensure();
@@ -52,14 +49,11 @@ pub fn ensure() -> Result<()> {
         SEALED.store(true, Relaxed);
         return Ok(());
     }
-    let exe = std::fs::read_link("/proc/self/exe").context("read /proc/self/exe")?;
-    // Held until the execve closes all of them.
-    let (sealed, _holds) = match overlay(&exe) {
-        Ok((file, holds)) => (file, Some(holds)),
-        Err(_) => (copy()?, None),
-    };
+    let sealed = copy()?;
     let argv = std::env::args_os().map(cstring).collect::<Result<Vec<_>>>()?;
+    // Another's mark: only the first of two would be seen.
     let mut env = std::env::vars_os()
+        .filter(|(key, _)| key != MARK)
         .map(|(mut key, value)| {
             key.push("=");
             key.push(value);
@@ -72,37 +66,8 @@ pub fn ensure() -> Result<()> {
     Err(sys::execveat(sealed.as_fd(), &argv, &env)).context("run the sealed copy of runw")
 }
 
-/// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted. It
-/// wants two lower layers; any directory that has nothing to do with ours will do for the second.
-fn overlay(exe: &Path) -> Result<(OwnedFd, [OwnedFd; 2])> {
-    let (directory, name) = exe.parent().zip(exe.file_name()).context("no directory")?;
-    let second = ["/run", "/tmp", "/sys", "/usr"].iter().map(Path::new);
-    let second = second
-        .into_iter()
-        .find(|other| other.is_dir() && !directory.starts_with(other) && !other.starts_with(directory));
-    let lower = format!("{}:{}", escape(directory)?, second.context("no second layer")?.display());
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "lowerdir", lower)?;
-    fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    // The name may have been given to another file since we were started.
-    let (ours, theirs) = (rustix::fs::stat("/proc/self/exe")?, rustix::fs::fstat(&file)?);
-    anyhow::ensure!(ours.st_size == theirs.st_size && ours.st_mtime == theirs.st_mtime, "not the same file");
-    Ok((file, [context, mount]))
-}
-
-/// overlayfs.rst: a colon in a layer's path is escaped, and so is the backslash.
-fn escape(path: &Path) -> Result<String> {
-    let text = path.to_str().context("not UTF-8")?;
-    Ok(text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,"))
-}
-
 fn copy() -> Result<OwnedFd> {
-    let mut exe = std::fs::File::open(PathBuf::from("/proc/self/exe")).context("open /proc/self/exe")?;
+    let mut exe = std::fs::File::open("/proc/self/exe").context("open /proc/self/exe")?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut memory = std::fs::File::from(rustix::fs::memfd_create("runw", flags).context("memfd_create")?);
     std::io::copy(&mut exe, &mut memory).context("copy runw")?;
@@ -116,17 +81,4 @@ fn copy() -> Result<OwnedFd> {
 fn cstring(text: OsString) -> Result<CString> {
     let bytes = text.into_vec();
     CString::new(bytes).context("a NUL byte in our own arguments")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::ffi::OsStrExt;
-
-    use super::*;
-
-    #[test]
-    fn a_layers_path_is_escaped() {
-        assert_eq!(escape(Path::new("/a:b/c\\d,e")).unwrap(), "/a\\:b/c\\\\d\\,e");
-        assert!(escape(Path::new(std::ffi::OsStr::from_bytes(b"/\xff"))).is_err());
-    }
 }

@@ -175,9 +175,10 @@ fn events_are_lines_with_runcs_keys_in_runcs_order() {
         return skip("no memory controller on v1");
     }
     let bundle = Bundle::sh(
-        "while ! test -e /go; do sleep 0.05; done; (head -c 64000000 /dev/zero | tail) ; sleep 100",
+        "while ! test -e /go; do sleep 0.05; done; (head -c 256000000 /dev/zero | tail) ; sleep 100",
     )
-    .edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 8 << 20, "swap": 8 << 20}));
+    // Room for runc's own init, which is a Go program.
+    .edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 32 << 20, "swap": 32 << 20}));
     let c = Container::new(bundle);
     let path = c.bundle.path().to_str().unwrap();
     let seen = both(&c, |peer| {

@@ -641,7 +641,7 @@ fn an_unknown_option_of_a_bind_mount() {
 fn deleted_soon(c: &Container) {
     let began = Instant::now();
     c.call(&["delete", "--force", &c.id]).ok();
-    assert!(began.elapsed() < Duration::from_secs(5), "delete took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "delete took {:?}", began.elapsed());
     nothing_left(c);
 }
 
@@ -685,7 +685,7 @@ fn a_hook_that_hangs_in_create() {
         std::thread::sleep(Duration::from_millis(200));
         let began = Instant::now();
         c.call(&["delete", "--force", &c.id]).ok();
-        assert!(began.elapsed() < Duration::from_secs(5), "{name}: delete took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{name}: delete took {:?}", began.elapsed());
         assert_ne!(creating.wait().code, 0, "{name}");
         nothing_left(&c);
     }

@@ -141,7 +141,7 @@ fn a_busy_loop_leaves_the_neighbours_their_time_and_is_killed() {
         container.kill(signal).ok();
         let code = running.wait().code;
         assert_eq!(code, if signal == "TERM" { 143 } else { 137 });
-        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
         nothing_left(&container);
         neighbour.judge("busy loop", &before, &during);
     }

@@ -53,7 +53,7 @@ fn a_head_that_trickles_in_is_cut_off() {
         // A write to a closed connection fails once the peer has said so.
         slow.iter_mut().filter_map(|stream| open(stream).then_some(())).count() == 0
     });
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     assert_eq!(get(address, "/").status, 200);
 }
 
@@ -69,7 +69,7 @@ fn a_body_that_stops_ends_its_request_alone() {
         assert_eq!(get(address, "/").status, 200);
     }
     let _ = rest(&mut slow);
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(25));
 }
 
 /// Who takes nothing holds up nobody, and is cut off once it takes too long.

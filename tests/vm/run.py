@@ -18,7 +18,7 @@ TREE = HERE.parents[1]
 # Words of tests' names: what depends on cgroup v2, on systemd, on a kernel with all that CRIU asks for, on AppArmor.
 SUITE = ["apparmor::", "cgroups::", "checkpoint::", "rootless::", "systemd::", "unified::", "v2::", "verbs::"]
 # Where the processor is emulated deadlines are so many times as long.
-PATIENCE = 10
+PATIENCE = 5
 DEADLINE = 1800
 # Where a user can reach it who is not root.
 MINE = "/usr/local/bin/runw"

@@ -132,9 +132,9 @@ pub fn patience(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds * factor))
 }
 
-/// Polls until `ready` says yes; panics with `what` when it does not in ten seconds.
+/// Polls until `ready` says yes; panics with `what` when it does not in a minute, which a crowded machine may need.
 pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience(10);
+    let deadline = Instant::now() + patience(60);
     while !ready() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(5));
