@@ -17,13 +17,14 @@ PARTS ?= ctr cri
 # libseccomp is linked into runw; g++ builds libFuzzer; all else builds the guests and root file systems of demo and
 # tests, or is the peer that they compare with (runc, crun).
 PACKAGES := libseccomp-dev pkg-config gcc g++ libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
-	procps python3 python3-venv ca-certificates xz-utils
+	procps python3 python3-venv ca-certificates xz-utils zstd e2fsprogs
 
-.PHONY: help setup build demo test test-all test-engines conformance fuzz replay bench clean
+.PHONY: help setup build demo test test-all test-engines test-vm conformance fuzz replay bench clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
 	@echo "make test-engines   containerd, the CRI, podman and Docker drive runw (PARTS=\"ctr cri podman docker\")"
+	@echo "make test-vm   cgroup v2 alone, systemd, AppArmor and CRIU, in an emulated machine"
 	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
 	@echo "make bench  measures it beside crun, runc, youki and wasmtime (docs/performance.md)"
 	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
@@ -53,6 +54,7 @@ test: build
 	@status=0; RUST_TEST_THREADS=4 RUNW_TEST_SKIPS=$(SKIPS) tests/run || status=$$?; \
 	RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/engines/run.py $(PARTS) || status=$$?; \
 	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
+	if [[ -n "$(VM)" ]]; then RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/vm/run.py || status=$$?; fi; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
 	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
 
@@ -65,12 +67,17 @@ replay: setup
 
 test-all: export RUNW_TEST_LONG := 1
 test-all: PARTS := $(ALL_PARTS)
+test-all: VM := yes
 test-all: test
 
 test-engines: PARTS := $(ALL_PARTS)
 test-engines: build
 	tests/guests/build.py >/dev/null
 	RUNW=$(RUNW) tests/engines/run.py $(PARTS)
+
+# FILTERS="systemd:: v2::" runs less.
+test-vm: build
+	RUNW=$(RUNW) tests/vm/run.py $(FILTERS)
 
 conformance: build
 	$(CONFORMANCE)

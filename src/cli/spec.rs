@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Globals;
 use crate::executor;
+use crate::linux::cgroup;
 
 /// As `runc spec` 1.1 writes them, byte for byte: people, scripts and test suites edit this very text.
 const ROOTFUL: &str = include_str!("spec/config.json");
 const ROOTLESS: &str = include_str!("spec/rootless.json");
+/// The mount namespace, after which runc names the one of cgroups.
+const MOUNT: &str = "\n\t\t\t{\n\t\t\t\t\"type\": \"mount\"\n\t\t\t}";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -34,7 +37,7 @@ pub fn run(args: Args, _globals: &Globals) -> Result<u8> {
     let file = args.file.unwrap_or_else(|| "config.json".into());
     let bundle = args.bundle.unwrap_or_default();
     let path = bundle.join(&file);
-    let text = if args.rootless { rootless() } else { ROOTFUL.to_owned() };
+    let text = starter(args.rootless, cgroup::is_unified());
     let module = args.wasm.as_deref().map(Module::open).transpose()?;
     let text = module.as_ref().map_or(Ok(text.clone()), |module| module.config(&text))?;
     let mut out = match std::fs::File::create_new(&path) {
@@ -85,6 +88,16 @@ impl Module<'_> {
     }
 }
 
+/// On cgroup v2 alone with a cgroup namespace, as runc: its root would show the host's whole tree.
+fn starter(rootless: bool, unified: bool) -> String {
+    let text = if rootless { self::rootless() } else { ROOTFUL.to_owned() };
+    if unified {
+        text.replacen(MOUNT, &format!("{MOUNT},{}", MOUNT.replace("mount", "cgroup")), 1)
+    } else {
+        text
+    }
+}
+
 /// The caller's own ids become root's.
 fn rootless() -> String {
     let uid = rustix::process::geteuid().as_raw();
@@ -105,8 +118,8 @@ mod tests {
     #[test]
     fn as_runc_writes_it() {
         let dir = std::env::temp_dir().join(format!("runw-spec-{}", std::process::id()));
-        for (flags, ours) in [(&["spec"][..], ROOTFUL.to_owned()), (&["spec", "--rootless"][..], rootless())]
-        {
+        for flags in [&["spec"][..], &["spec", "--rootless"]] {
+            let ours = starter(flags.len() > 1, cgroup::is_unified());
             let _ = std::fs::remove_dir_all(&dir);
             std::fs::create_dir_all(&dir).unwrap();
             let Ok(status) = std::process::Command::new("runc").args(flags).current_dir(&dir).status() else {
@@ -130,6 +143,20 @@ mod tests {
         std::fs::write(&path, b"\0asm\x01\0\0\0").unwrap();
         Module::open(&path).unwrap().copy_to(dir.path()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"\0asm\x01\0\0\0");
+    }
+
+    #[test]
+    fn on_cgroup_v2_there_is_a_cgroup_namespace() {
+        for rootless in [false, true] {
+            let kinds = |unified| -> Vec<Value> {
+                let config: Value = serde_json::from_str(&starter(rootless, unified)).unwrap();
+                config["linux"]["namespaces"].as_array().unwrap().iter().map(|n| n["type"].clone()).collect()
+            };
+            let (mut plain, unified) = (kinds(false), kinds(true));
+            let mount = plain.iter().position(|kind| kind == "mount").unwrap();
+            plain.insert(mount + 1, "cgroup".into());
+            assert_eq!(unified, plain);
+        }
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub fn start(socket: &Path) -> Result<()> {
 pub fn open(process: Process) -> Result<Option<OwnedFd>> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(None),
+        // EINVAL is what older kernels (6.12) say of one that is reaped while they look.
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
         other => other.context("pidfd_open")?,
     };
     // After the open: the handle is to whoever has the pid now, and the start time says whether that is ours.

@@ -4,6 +4,7 @@
 mod harness;
 
 mod annotations;
+mod apparmor;
 mod attacks;
 mod budgets;
 mod cgroups;
@@ -28,12 +29,14 @@ mod notify;
 mod option_words;
 mod process;
 mod races;
+mod rootless;
 mod safety;
 mod seccomp;
 mod spec_support;
 mod systemd;
 mod terminal;
 mod unified;
+mod v2;
 mod verbs;
 mod wasm;
 mod wasm_cache;

@@ -1,31 +1,33 @@
-//! cgroup v2 on a hybrid machine: each call of the runtime sees /sys/fs/cgroup/unified in the place of
-//! /sys/fs/cgroup, in a mount namespace of its own. The controllers belong to v1 here, so joining, the cgroup
-//! namespace, freezing, killing and the device filter are what can be seen.
+//! What cgroup v2 does without controllers: joining, the cgroup namespace, freezing, killing, the device filter. On a
+//! hybrid machine each call of the runtime sees /sys/fs/cgroup/unified in the place of /sys/fs/cgroup, in a mount
+//! namespace of its own; on a machine with cgroup v2 alone (v2.rs) nothing need be done.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, Kind, Out, cap, differs, hybrid, kind, run, skip, spawn, until};
+use crate::harness::{
+    Bundle, Container, Kind, Out, cap, differs, hybrid, kind, pure_v2, run, skip, spawn, until,
+};
 
 struct Unified {
     c: Container,
 }
 
 impl Unified {
-    /// None, with a skip, where there is no v2 tree beside v1 controllers.
+    /// None, with a skip, where there is no v2 tree.
     /// With a cgroup namespace, as engines make it on v2.
     fn new(bundle: Bundle) -> Option<Unified> {
         Unified::as_it_is(bundle.namespace("cgroup", None))
     }
 
     fn as_it_is(bundle: Bundle) -> Option<Unified> {
-        if !hybrid() {
-            skip("not a hybrid machine");
+        if !hybrid() && !pure_v2() {
+            skip("no cgroup v2");
             return None;
         }
-        if differs(Kind::Crun, "the wrapper that makes it a control here hides the v2 tree") {
+        if hybrid() && differs(Kind::Crun, "the wrapper that makes it a control here hides the v2 tree") {
             return None;
         }
         // The limits of spec's default are none; v2 without controllers could not take any.
@@ -34,8 +36,11 @@ impl Unified {
 
     fn inside(&self, command: &Command) -> Command {
         let line = r#"mount --bind /sys/fs/cgroup/unified /mnt && umount -l /sys/fs/cgroup && mount --move /mnt /sys/fs/cgroup && exec "$0" "$@""#;
-        let mut shell = Command::new("unshare");
-        shell.args(["-m", "sh", "-c", line]).arg(command.get_program()).args(command.get_args());
+        let mut shell = Command::new("env");
+        if hybrid() {
+            shell.args(["unshare", "-m", "sh", "-c", line]);
+        }
+        shell.arg(command.get_program()).args(command.get_args());
         shell
     }
 
@@ -139,7 +144,7 @@ fn stats_are_given_for_what_is_counted() {
     let event: serde_json::Value = serde_json::from_str(&out).expect("json");
     // Time is counted without any controller.
     assert!(event["data"]["cpu"]["usage"]["total"].as_u64().is_some_and(|n| n > 0), "{out}");
-    if kind() == Kind::Runw {
+    if kind() == Kind::Runw && hybrid() {
         u.call(&["update", "--pids-limit", "5", &u.c.id]).refused(&["pids.limit", "not available"]);
     }
 }

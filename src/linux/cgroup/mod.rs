@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use join::{Joiner, Placing};
 use limits::Write;
 pub use oom::Happened;
+pub use paths::is_unified;
 pub use stats::{Stats, zero};
 
 use crate::linux::{kernel_file, namespaces};

@@ -23,11 +23,16 @@ pub struct Machine {
 
 impl Machine {
     pub fn read() -> Result<Machine> {
-        let unified = rustix::fs::statfs(DEFAULT_MOUNT).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_MAGIC);
+        let unified = is_unified();
         let mountinfo = kernel_file::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
         let own = kernel_file::read_value("/proc/self/cgroup").context("read /proc/self/cgroup")?;
         Ok(Machine { mountinfo, own, unified })
     }
+}
+
+/// Whether the machine has cgroup v2 alone.
+pub fn is_unified() -> bool {
+    rustix::fs::statfs(DEFAULT_MOUNT).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_MAGIC)
 }
 
 /// The container's directories.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+use super::patience;
+
+const DEADLINE: u32 = 60;
 
 #[derive(Debug, Clone)]
 pub struct Out {
@@ -64,10 +66,10 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {
                 break status;
             }
-            if started.elapsed() > DEADLINE {
+            if started.elapsed() > patience(DEADLINE) {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!("hung for {DEADLINE:?}; out {:?}, err {:?}", self.out(), self.err());
+                panic!("hung for {:?}; out {:?}, err {:?}", started.elapsed(), self.out(), self.err());
             }
             std::thread::sleep(Duration::from_millis(2));
         };

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Bundle, Kind, Out, Running, kind, run, runtime, spawn, until};
+use super::{Bundle, Kind, Out, Running, kind, pure_v2, run, runtime, spawn, until};
 
 pub struct Container {
     pub bundle: Bundle,
@@ -155,9 +155,10 @@ impl Container {
         self.exec(&[], &["/bin/sh", "-c", text]).ok().out
     }
 
-    /// The cgroup directory of a v1 controller, or of `unified`.
+    /// The cgroup directory of a v1 controller, or of `unified`; the only one there is on cgroup v2 alone.
     pub fn cgroup(&self, controller: &str) -> PathBuf {
-        Path::new("/sys/fs/cgroup").join(controller).join("runw-test").join(&self.id)
+        let hierarchy = if pure_v2() { "" } else { controller };
+        Path::new("/sys/fs/cgroup").join(hierarchy).join("runw-test").join(&self.id)
     }
 
     #[track_caller]

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Container;
+use super::{Container, patience};
 
 #[track_caller]
 pub fn nothing_left(container: &Container) {
     // A namespace's processes die asynchronously after its init: twenty seconds, then what is there is left behind.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + patience(20);
     let mut found = leftovers(container);
     while !found.is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));

@@ -68,6 +68,11 @@ pub fn kind() -> Kind {
     }
 }
 
+/// cgroup v2 alone, with its controllers.
+pub fn pure_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// v1 controllers with a v2 tree beside them.
 pub fn hybrid() -> bool {
     Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
@@ -119,9 +124,19 @@ pub fn unique(what: &str) -> String {
     format!("t{}-{}-{what}", std::process::id(), N.fetch_add(1, Ordering::Relaxed))
 }
 
+/// So many seconds; RUNW_TEST_PATIENCE times as many where that is set, for machines that emulate their processor.
+pub fn patience(seconds: u32) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| match std::env::var("RUNW_TEST_PATIENCE") {
+        Ok(text) => text.parse().expect("RUNW_TEST_PATIENCE is a number"),
+        Err(_) => 1,
+    });
+    Duration::from_secs(u64::from(seconds * factor))
+}
+
 /// Polls until `ready` says yes; panics with `what` when it does not in a minute, which a crowded machine may need.
 pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + patience(60);
     while !ready() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -4,9 +4,10 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::patience;
+
+const PATIENCE: u32 = 30;
 
 /// An address of 127.0.0.0/8 that no other test has, so that ports need not be looked for.
 pub fn own_address() -> Ipv4Addr {
@@ -62,8 +63,8 @@ fn answer(query: &[u8], table: &[(&str, Ipv4Addr)]) -> Vec<u8> {
 }
 
 pub fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+    stream.set_read_timeout(Some(patience(PATIENCE)))?;
     Ok(stream)
 }
 

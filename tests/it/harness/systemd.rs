@@ -1,10 +1,11 @@
-//! A systemd of this test's own: first process of a pid namespace, over cgroups of its own, with no unit but a target
-//! that does nothing. It ends, with all in it, when the value is dropped.
+//! A systemd: the machine's where that has cgroup v2 alone, else one of this test's own, first process of a pid
+//! namespace, over cgroups of its own, with no unit but a target that does nothing, which ends with all in it when the
+//! value is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Running, run, skip, spawn, unique};
+use super::{Running, pure_v2, run, skip, spawn, unique};
 
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
@@ -34,13 +35,17 @@ exec env -i PATH="$PATH" container=test SYSTEMD_UNIT_PATH=/run/units SYSTEMD_GEN
 "#;
 
 pub struct Systemd {
-    machine: Running,
+    /// None: the machine's own.
+    machine: Option<Running>,
     cgroups: Vec<PathBuf>,
 }
 
 impl Systemd {
     /// None, with a skip, where there is no systemd to be started or the machine's cgroups are not as asked for.
     pub fn boot(layout: &str) -> Option<Systemd> {
+        if layout == "v2" && pure_v2() && Path::new("/run/systemd/system").exists() {
+            return Some(Systemd { machine: None, cgroups: vec!["/sys/fs/cgroup".into()] });
+        }
         if !Path::new(SYSTEMD).exists() || !super::hybrid() {
             skip("needs systemd's package and a hybrid machine");
             return None;
@@ -69,7 +74,7 @@ impl Systemd {
             "--kill-child",
             "--mount-proc",
         ]);
-        let systemd = Systemd { machine: spawn(command.args(["sh", "-c", BOOT, layout])), cgroups };
+        let systemd = Systemd { machine: Some(spawn(command.args(["sh", "-c", BOOT, layout]))), cgroups };
         super::until("systemd is up", || {
             let out =
                 run(systemd.inside(Command::new("systemctl").arg("is-system-running")).stderr(Stdio::null()));
@@ -78,26 +83,25 @@ impl Systemd {
         Some(systemd)
     }
 
+    /// Of the machine that runs the test: what is done to it stays.
+    pub fn is_the_machine_s(&self) -> bool {
+        self.machine.is_none()
+    }
+
     /// systemd's own pid, outside.
     fn pid(&self) -> Option<String> {
-        let pid = self.machine.pid();
+        let pid = self.machine.as_ref()?.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
         children.split_whitespace().next().map(str::to_owned)
     }
 
     /// The command in the machine's namespaces.
     pub fn inside(&self, command: &Command) -> Command {
-        let mut nsenter = Command::new("nsenter");
-        nsenter.args([
-            "-t",
-            &self.pid().unwrap_or_else(|| "0".into()),
-            "-m",
-            "-p",
-            "-C",
-            "-i",
-            "-u",
-            "--wd=/",
-        ]);
+        let mut nsenter = Command::new("env");
+        if self.machine.is_some() {
+            let pid = self.pid().unwrap_or_else(|| "0".into());
+            nsenter.args(["nsenter", "-t", &pid, "-m", "-p", "-C", "-i", "-u", "--wd=/"]);
+        }
         nsenter.arg(command.get_program()).args(command.get_args());
         nsenter
     }
@@ -140,9 +144,10 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
+        let Some(machine) = &mut self.machine else { return };
         // Its child, systemd, dies with it, and with systemd the namespace.
-        let _ = self.machine.child.kill();
-        let _ = self.machine.child.wait();
+        let _ = machine.child.kill();
+        let _ = machine.child.wait();
         for dir in &self.cgroups {
             super::until("systemd's cgroups are empty", || {
                 let _ = Command::new("find")
