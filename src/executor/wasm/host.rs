@@ -124,6 +124,9 @@ impl Host {
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
+        // Handles on what the guest itself defines, and what one call may have the host copy.
+        store.set_max_component_handles(self.grants.limits.handles);
+        store.set_hostcall_fuel(store.hostcall_fuel().min(self.budget.limit()));
         if let Some(fuel) = self.grants.limits.fuel {
             store.set_fuel(fuel).map_err(plain)?;
         }
