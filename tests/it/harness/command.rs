@@ -59,15 +59,19 @@ impl Running {
     }
 
     pub fn wait(&mut self) -> Out {
+        self.wait_within(DEADLINE)
+    }
+
+    pub fn wait_within(&mut self, deadline: Duration) -> Out {
         let started = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {
                 break status;
             }
-            if started.elapsed() > DEADLINE {
+            if started.elapsed() > deadline {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!("hung for {DEADLINE:?}; out {:?}, err {:?}", self.out(), self.err());
+                panic!("hung for {deadline:?}; out {:?}, err {:?}", self.out(), self.err());
             }
             std::thread::sleep(Duration::from_millis(2));
         };
@@ -100,7 +104,11 @@ pub fn run_script(line: &str) -> Out {
 pub fn spawn_with_stdin(command: &mut Command, text: &[u8]) -> Running {
     let mut running = start(command, Stdio::piped());
     let mut pipe = running.child.stdin.take().expect("a stdin pipe");
-    pipe.write_all(text).expect("write stdin");
+    // A program that reads nothing may have ended already.
+    match pipe.write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => panic!("write stdin: {error}"),
+        _ => {}
+    }
     running
 }
 
