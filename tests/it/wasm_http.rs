@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::{
-    Bundle, Container, Reply, ask, at, dial, get, long, nothing_left, own_address, reply, runw_only, skip,
-    spawn, until,
+    Bundle, Container, Reply, TlsServer, ask, at, dial, get, nothing_left, own_address, reply, runw_only,
+    skip, until,
 };
 
 /// In the host's network, at an address of its own.
@@ -329,20 +329,25 @@ fn http2_without_tls() {
     assert_eq!(String::from_utf8_lossy(&out.stdout), "posted 2");
 }
 
+/// As many as the default lets in, each with a request that waits for all others to have begun.
 #[test]
-fn many_connections_at_once() {
+fn a_thousand_connections_are_served_at_once() {
     if runw_only("wasm") {
         return;
     }
     let (_c, address) = up(&[]);
-    let count = if long() { 1000 } else { 200 };
-    let mut streams: Vec<_> = (0..count).map(|_| dial(address).expect("connect")).collect();
+    let post = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst";
+    let mut streams: Vec<_> = (0..1000).map(|_| dial(address).expect("connect")).collect();
     for stream in &mut streams {
-        stream.write_all(request(address, "/sleep/200").as_bytes()).expect("send");
+        stream.write_all(post.as_bytes()).expect("send");
     }
     for stream in &mut streams {
-        assert_eq!(reply(stream).map(|reply| reply.status), Some(200));
+        stream.write_all(b" last").expect("send");
+        let reply = reply(stream).expect("an answer");
+        assert_eq!((reply.status, reply.body.as_str()), (200, "first last"));
     }
+    drop(streams);
+    assert_eq!(get(address, "/").status, 200);
 }
 
 /// One instance that takes too much fails alone; what it had is given back.
@@ -390,54 +395,13 @@ fn a_guest_sends_requests_with_tls() {
     if runw_only("wasm") {
         return;
     }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let server = own_address();
-    // Without the extensions of Debian's openssl.cnf, which make an authority of it.
-    std::fs::write(dir.path().join("config"), "[req]\ndistinguished_name = dn\n[dn]\n").expect("write");
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-config",
-            "config",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ])
-        .args([
-            "-subj",
-            "/CN=tls.test",
-            "-addext",
-            "subjectAltName=DNS:tls.test",
-            "-keyout",
-            "key",
-            "-out",
-            "cert",
-        ])
-        .current_dir(dir.path())
-        .output();
-    if !made.is_ok_and(|made| made.status.success()) {
-        return skip("openssl cannot make a certificate");
-    }
-    let _peer = spawn(
-        Command::new("openssl")
-            .args(["s_server", "-quiet", "-www", "-key", "key", "-cert", "cert"])
-            .args(["-accept", &format!("{server}:4433")])
-            .current_dir(dir.path()),
-    );
-    until("the server listens", || TcpStream::connect((server, 4433)).is_ok());
+    let Some(server) = TlsServer::up("-www") else { return };
     for trusted in [true, false] {
         let (bundle, address) = web(&[]);
-        let etc = bundle.rootfs().join("etc");
-        std::fs::write(etc.join("hosts"), format!("{server} tls.test other.test\n")).expect("hosts");
-        if trusted {
-            std::fs::create_dir_all(etc.join("ssl/certs")).expect("mkdir");
-            std::fs::copy(dir.path().join("cert"), etc.join("ssl/certs/ca-certificates.crt")).expect("copy");
-        }
+        server.known_to(&bundle, trusted);
         let _c = Container::up(bundle);
-        let fetched = |name: &str| get(address, &format!("/get/https:{name}:4433/")).body;
+        let fetched =
+            |name: &str| get(address, &format!("/get/https:{name}:{}/", server.address.port())).body;
         let body = fetched("tls.test");
         assert_eq!(body.starts_with("200 "), trusted, "{body}");
         let body = fetched("other.test");

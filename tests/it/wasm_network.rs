@@ -6,7 +6,7 @@ use std::net::{TcpListener, UdpSocket};
 use serde_json::json;
 
 use crate::harness::{
-    Bundle, Container, Out, at, dial, name_server, nothing_left, own_address, runw_only, until,
+    Bundle, Container, Out, TlsServer, at, dial, name_server, nothing_left, own_address, runw_only, until,
 };
 
 /// The Rust guest of 0.2 in the host's network, where the test can be talked to.
@@ -160,13 +160,48 @@ fn an_exec_sees_the_files_as_they_are_now() {
     until("the new address", || ask() == "lookup peer: 192.0.2.2\n");
 }
 
-/// The handshake itself is tested beside its code; no guest here speaks it.
+/// The older draft is spoken in the next test; of the newer one its resources are made.
 #[test]
-fn a_component_may_import_tls() {
+fn a_component_may_import_either_draft_of_tls() {
     if runw_only("wasm") {
         return;
     }
     let bundle = Bundle::new(&["/app.wat"]).edit(|c| c["annotations"]["run.oci.handler"] = "wasm".into());
     std::fs::write(bundle.rootfs().join("app.wat"), include_str!("wat/tls.wat")).expect("write");
     Container::new(bundle).run().ok();
+}
+
+/// The guest connects, wasi:tls shakes hands: with whom the container trusts, under the name that was asked for.
+#[test]
+fn a_guest_speaks_tls_on_a_connection_of_its_own() {
+    if runw_only("wasm") {
+        return;
+    }
+    let Some(server) = TlsServer::up("-rev") else { return };
+    let address = server.address.to_string();
+    let talk = |name: &str, trusted: bool, annotation: Option<&str>| {
+        let bundle = Bundle::wasm("rust-tls.wasm", &[&address, name, "word"]).without_namespace("network");
+        server.known_to(&bundle, trusted);
+        run(match annotation {
+            Some(words) => annotated(bundle, "network", words),
+            None => bundle,
+        })
+        .ok()
+        .out
+    };
+    assert_eq!(talk("tls.test", true, None), "answer [drow]\n");
+    for (name, trusted, annotation, said) in [
+        ("tls.test", false, None, "UnknownIssuer"),
+        ("other.test", true, None, "not valid for name"),
+        ("tls.test", true, Some("tcp"), "does not grant TLS"),
+    ] {
+        let out = talk(name, trusted, annotation);
+        assert!(out.starts_with("failed: ") && out.contains(said), "{name} {trusted} {annotation:?}: {out}");
+    }
+    // Or by a file that the environment names, as OpenSSL has it.
+    let bundle = Bundle::wasm("rust-tls.wasm", &[&address, "tls.test", "word"])
+        .without_namespace("network")
+        .env(&["SSL_CERT_FILE=/etc/own.crt"]);
+    std::fs::copy(server.certificate(), bundle.rootfs().join("etc/own.crt")).expect("copy");
+    assert_eq!(run(bundle).ok().out, "answer [drow]\n");
 }

@@ -165,6 +165,22 @@ fn signals_that_end_no_process_end_no_guest() {
     assert_eq!((rest.as_str(), child.wait().expect("wait").code()), ("after\n", Some(0)));
 }
 
+/// The process has nobody else to keep waiting.
+#[test]
+fn file_operations_of_a_command_start_no_threads() {
+    if runw_only("wasm") {
+        return;
+    }
+    for probe in PROBES {
+        let steps =
+            ["read", "/etc/group", "write", "/tmp/x", "1", "list", "/tmp", "say", "up", "sleep", "100"];
+        let c = Container::up(Bundle::wasm(probe, &steps));
+        c.wait_out("up");
+        let threads = std::fs::read_dir(format!("/proc/{}/task", c.pid())).expect("tasks").count();
+        assert_eq!(threads, 1, "{probe}: {}", c.out());
+    }
+}
+
 #[test]
 fn orphans_of_an_exec_leave_no_zombie() {
     if runw_only("wasm") {

@@ -198,26 +198,31 @@ fn websockets_and_tunnels_are_refused() {
     }
 }
 
+/// Each is in flight for sure: it has sent the beginning of its answer, and waits for the end of the request.
 #[test]
-fn a_response_that_streams_is_finished_before_the_end() {
+fn responses_that_stream_are_finished_before_the_end() {
     if runw_only("wasm") {
         return;
     }
     let (c, address) = up(&[]);
-    let mut stream =
-        sent(address, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
-    let mut head = Vec::new();
-    while !String::from_utf8_lossy(&head).contains("first") {
-        let mut piece = [0; 512];
-        let count = stream.read(&mut piece).expect("the beginning");
-        assert_ne!(count, 0);
-        head.extend_from_slice(&piece[..count]);
+    let begun = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    let mut streams: Vec<_> = (0..300).map(|_| sent(address, begun)).collect();
+    for stream in &mut streams {
+        let mut head = Vec::new();
+        while !String::from_utf8_lossy(&head).contains("first") {
+            let mut piece = [0; 512];
+            let count = stream.read(&mut piece).expect("the beginning");
+            assert_ne!(count, 0);
+            head.extend_from_slice(&piece[..count]);
+        }
     }
     c.kill("TERM").ok();
     until("it no longer listens", || TcpStream::connect(address).is_err());
-    stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").expect("send");
-    let text = rest(&mut stream);
-    assert!(text.contains("last") && text.ends_with("0\r\n\r\n"), "{text}");
+    for stream in &mut streams {
+        stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").expect("send");
+        let text = rest(stream);
+        assert!(text.contains("last") && text.ends_with("0\r\n\r\n"), "{text}");
+    }
     c.wait_stopped();
 }
 

@@ -27,7 +27,7 @@ SKIPS = "/tmp/skips"
 
 def built():
     """The test binary, which has the paths of tree and runw compiled in."""
-    out = subprocess.run(["cargo", "test", "--release", "--locked", "--test", "it", "--no-run", "--message-format=json"],
+    out = subprocess.run(["cargo", "test", "--profile", "unit", "--locked", "--test", "it", "--no-run", "--message-format=json"],
                          cwd=TREE, stdout=subprocess.PIPE, check=True, text=True).stdout
     found = [m["executable"] for m in map(json.loads, out.splitlines()) if m.get("target", {}).get("name") == "it" and m.get("executable")]
     return found[-1]

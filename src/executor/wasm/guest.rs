@@ -114,7 +114,7 @@ impl Guest {
         match inside(tree, || world::component(&engine, &component, &host, function))? {
             Role::Program(program) => once(program),
             Role::Server(pre) => {
-                // For good: each request opens the guest's files anew, by path.
+                // For good: the first request opens the guest's files, by path.
                 rustix::process::fchdir(tree).context("enter the guest's root directory")?;
                 let log = host.grants.serve.access_log.as_ref();
                 let log = log.map(|to| AccessLog::open(to, tree)).transpose()?;

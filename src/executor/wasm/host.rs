@@ -1,11 +1,12 @@
 //! What the host lends to a component: one linker of all interfaces runw offers, and stores with the grants in them.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
@@ -76,6 +77,8 @@ pub struct Host {
     pub budget: Budget,
     profile: Profile,
     wanted: Wanted,
+    /// The preopen, a handle that all stores share: a server has a descriptor for each connection, and not two.
+    files: OnceLock<WasiFilesystemCtx>,
     names: Arc<Names>,
     outbound: Outbound,
     config: Arc<WasiConfigVariables>,
@@ -96,6 +99,7 @@ impl Host {
             profile,
             wanted,
             budget,
+            files: OnceLock::new(),
             stores: Arc::new(stores),
             outbound: Outbound::new(names.clone(), &grants),
             config: Arc::new(config(&grants, &names)?),
@@ -106,13 +110,17 @@ impl Host {
 
     /// The current directory must be the guest's files.
     pub fn store(&self, engine: &Engine) -> Result<Store<State>> {
-        let mut wasi = context(&self.grants)?;
-        // One guest per process: a blocking file operation may block it, and no thread pool grows in pid 1.
-        wasi.allow_blocking_current_thread(self.profile == Profile::Plain);
+        let mut wasi = context(&self.grants);
+        if self.files.get().is_none() {
+            preopen(&mut wasi, self.profile == Profile::Plain)?;
+        }
+        let mut wasi = wasi.build();
+        let files = self.files.get_or_init(|| wasi.filesystem().clone()).clone();
+        *wasi.filesystem() = files;
         let mut table = ResourceTable::new();
         table.set_max_capacity(self.grants.limits.handles);
         let state = State {
-            wasi: wasi.build(),
+            wasi,
             http: WasiHttpCtx::new(),
             table,
             names: self.names.clone(),
@@ -124,6 +132,9 @@ impl Host {
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
+        // Handles on what the guest itself defines, and what one call may have the host copy.
+        store.set_max_component_handles(self.grants.limits.handles);
+        store.set_hostcall_fuel(store.hostcall_fuel().min(self.budget.limit()));
         if let Some(fuel) = self.grants.limits.fuel {
             store.set_fuel(fuel).map_err(plain)?;
         }
@@ -175,15 +186,11 @@ fn config(grants: &Grants, names: &Names) -> Result<WasiConfigVariables> {
     Ok(pairs.into_iter().chain(grants.config.iter().cloned()).collect())
 }
 
-/// WASI's side of the grants. The current directory is the guest tree: wasmtime opens preopens by path only.
-pub fn context(grants: &Grants) -> Result<WasiCtxBuilder> {
+/// WASI's side of the grants, but for the files.
+pub fn context(grants: &Grants) -> WasiCtxBuilder {
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(&grants.args).envs(&grants.env).inherit_stdio();
     wasi.initial_cwd(grants.cwd.to_string_lossy());
-    // Read-only files are the kernel's mounts; a second set of rules here could only differ from them.
-    wasi.preopened_dir(".", "/", FsPerms::ReadWrite)
-        .map_err(plain)
-        .context("preopen the guest's file tree")?;
     let network = grants.network.clone();
     wasi.allow_tcp(network.tcp).allow_udp(network.udp);
     wasi.socket_addr_check(move |address, purpose| {
@@ -191,5 +198,17 @@ pub fn context(grants: &Grants) -> Result<WasiCtxBuilder> {
         let allowed = !outgoing || network.allows(address);
         Box::pin(async move { allowed })
     });
-    Ok(wasi)
+    wasi
+}
+
+/// The current directory is the guest tree: wasmtime opens preopens by path only. With `alone` there is one guest in
+/// the process: a blocking file operation may block it, and no thread pool grows in pid 1.
+pub fn preopen(wasi: &mut WasiCtxBuilder, alone: bool) -> Result<()> {
+    // First, since the preopen takes it over.
+    wasi.allow_blocking_current_thread(alone);
+    // Read-only files are the kernel's mounts; a second set of rules here could only differ from them.
+    wasi.preopened_dir(".", "/", FsPerms::ReadWrite)
+        .map_err(plain)
+        .context("preopen the guest's file tree")?;
+    Ok(())
 }

@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
+/// In seconds.
+const DAY: u64 = 86_400;
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
@@ -26,7 +29,7 @@ pub struct Wasm {
     pub cache_size: u64,
     /// Bytes a compilation may use.
     pub compile_memory: u64,
-    /// Seconds a compilation may take.
+    /// Seconds of CPU time a compilation may take.
     pub compile_deadline: u64,
 }
 
@@ -115,7 +118,10 @@ fn parse(text: &str) -> Result<Settings> {
     if settings.wasm.cache_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         bail!("wasm.cacheDir must be absolute");
     }
-    ensure!(settings.wasm.compile_deadline > 0, "wasm.compileDeadline must be at least 1");
+    ensure!(
+        (1..=DAY).contains(&settings.wasm.compile_deadline),
+        "wasm.compileDeadline must be from 1 to {DAY}"
+    );
     ensure!(settings.wasm.compile_memory >= 64 << 20, "wasm.compileMemory must be at least 64 MiB");
     Ok(settings)
 }
@@ -139,6 +145,7 @@ mod tests {
         assert!(format!("{:#}", parse(r#"{"wasm":{"cacheSiz":1}}"#).unwrap_err()).contains("cacheSiz"));
         assert!(format!("{:#}", parse(r#"{"wasm":{"cacheDir":"c"}}"#).unwrap_err()).contains("cacheDir"));
         assert!(parse(r#"{"wasm":{"compileDeadline":0}}"#).is_err());
+        assert!(parse(r#"{"wasm":{"compileDeadline":18446744073709551615}}"#).is_err());
         assert!(parse("{} x").is_err());
     }
 

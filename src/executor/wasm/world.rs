@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 
 use super::budget::{Budget, Share};
 use super::grants::Grants;
-use super::host::{Host, State, context};
+use super::host::{Host, State, context, preopen};
 use super::{missing, plain};
 
 /// 128 + SIGABRT, as `wasmtime run` and a native program that aborts.
@@ -42,9 +42,8 @@ pub enum Entry {
 }
 
 pub fn core(engine: &Engine, module: &Module, grants: &Grants, function: Option<String>) -> Result<Program> {
-    let mut wasi = context(grants)?;
-    // One guest per process: a blocking file operation may block it, and no thread pool grows in pid 1.
-    wasi.allow_blocking_current_thread(true);
+    let mut wasi = context(grants);
+    preopen(&mut wasi, true)?;
     let mut linker: Linker<CoreState> = Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |state| &mut state.wasi).map_err(plain)?;
     // wasmtime-wasi refuses exit codes from 126 on, which shells and supervisors use (proc_exit takes any u32).

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use super::{runtime, spawn};
+
 pub fn guest(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
@@ -17,4 +19,12 @@ pub fn guest(name: &str) -> PathBuf {
         PathBuf::from(String::from_utf8(out.stdout).expect("a path").trim())
     });
     dir.join(name)
+}
+
+/// Has a guest compiled that takes longer than a test waits for one command, so that all who start it find it in
+/// the cache: a language's engine is much code, and the machine may be busy.
+pub fn compiled(name: &str) {
+    let mut warm = Command::new(runtime());
+    warm.args(["cache", "warm"]).arg(guest(name));
+    spawn(&mut warm).wait_within(600).ok();
 }

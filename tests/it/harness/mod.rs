@@ -18,9 +18,9 @@ pub use command::{COLD, Out, Running, run, run_script, spawn, spawn_with_stdin, 
 pub use container::Container;
 pub use criu::criu_path;
 pub use faults::{Call, Verdict, supervised};
-pub use guests::guest;
+pub use guests::{compiled, guest};
 pub use leftovers::nothing_left;
-pub use network::{Reply, ask, at, dial, get, name_server, own_address, reply};
+pub use network::{Reply, TlsServer, ask, at, dial, get, name_server, own_address, reply};
 pub use socket::ConsoleSocket;
 pub use steps::instructions;
 pub use systemd::Systemd;

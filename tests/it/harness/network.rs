@@ -3,9 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::patience;
+use super::{Bundle, Running, patience, skip, spawn, until};
 
 const PATIENCE: u32 = 30;
 
@@ -140,4 +142,54 @@ pub fn get(address: SocketAddr, path: &str) -> Reply {
 
 pub fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
+}
+
+/// Debian's own TLS server, with a certificate for tls.test that it signed itself.
+pub struct TlsServer {
+    pub address: SocketAddr,
+    dir: tempfile::TempDir,
+    _server: Running,
+}
+
+impl TlsServer {
+    /// `answers` is s_server's word for what it does. `None`, said aloud, where there is no openssl.
+    pub fn up(answers: &str) -> Option<TlsServer> {
+        let dir = tempfile::tempdir().expect("a directory for the certificate");
+        let openssl = |words: &str| {
+            let mut command = Command::new("openssl");
+            command.args(words.split_whitespace()).current_dir(dir.path());
+            command
+        };
+        // Without the extensions of Debian's openssl.cnf, which make an authority of it.
+        std::fs::write(dir.path().join("config"), "[req]\ndistinguished_name = dn\n[dn]\n").expect("write");
+        let made = openssl(
+            "req -x509 -config config -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=tls.test \
+            -addext subjectAltName=DNS:tls.test -keyout key -out cert",
+        )
+        .output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            skip("openssl cannot make a certificate");
+            return None;
+        }
+        let address = at(own_address(), 4433);
+        let serve = format!("s_server -quiet {answers} -key key -cert cert -accept {address}");
+        let server = spawn(&mut openssl(&serve));
+        until("the TLS server listens", || TcpStream::connect(address).is_ok());
+        Some(TlsServer { address, dir, _server: server })
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("cert")
+    }
+
+    /// The container knows the server by two names, one of which its certificate has, and trusts it or does not.
+    pub fn known_to(&self, bundle: &Bundle, trusted: bool) {
+        let etc = bundle.rootfs().join("etc");
+        let hosts = format!("{} tls.test other.test\n", self.address.ip());
+        std::fs::write(etc.join("hosts"), hosts).expect("hosts");
+        if trusted {
+            std::fs::create_dir_all(etc.join("ssl/certs")).expect("mkdir");
+            std::fs::copy(self.certificate(), etc.join("ssl/certs/ca-certificates.crt")).expect("copy");
+        }
+    }
 }
