@@ -285,29 +285,6 @@ fn a_threaded_cgroup_takes_no_domain_controller() {
 }
 
 #[test]
-fn events_tell_of_memory_running_out() {
-    if no_v2() || differs(Kind::Crun, "it has no events") {
-        return;
-    }
-    let text = "while ! [ -e /go ]; do sleep 0.05; done; dd if=/dev/zero of=/dev/null bs=200M count=1; exec sleep 1000";
-    let limit = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20}});
-    let c = Container::up(limited(Bundle::sh(text), limit));
-    let mut events = spawn(&mut c.command(&["events", "--interval=100ms", &c.id]));
-    until("stats", || events.out().contains(r#"{"type":"stats","id":"#));
-    assert!(!events.out().contains(r#""type":"oom""#), "{}", events.out());
-    std::fs::write(c.bundle.rootfs().join("go"), "").expect("touch");
-    let line = format!("{{\"type\":\"oom\",\"id\":\"{}\"}}\n", c.id);
-    until("the oom event", || events.out().contains(&line));
-    let stats = || events.out().matches(r#""type":"stats""#).count();
-    let before = stats();
-    until("stats go on", || stats() > before);
-    c.call(&["delete", "--force", &c.id]).ok();
-    let out = events.wait();
-    assert_eq!(out.code, 0, "{out:?}");
-    assert_eq!(out.out.matches(&line).count(), 1, "{out:?}");
-}
-
-#[test]
 fn a_wasm_guest_is_held_by_memory_and_cpu_limits() {
     if no_v2() || runw_only("wasm") {
         return;

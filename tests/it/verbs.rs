@@ -455,7 +455,7 @@ fn events_tell_of_memory_running_out_and_end_with_the_container() {
     if kind() == Kind::Crun {
         return skip("crun has no events");
     }
-    if no_v1("memory") {
+    if !pure_v2() && no_v1("memory") {
         return;
     }
     let bundle = Bundle::sh(
