@@ -89,10 +89,10 @@ fn foreground_run_has_a_pty_of_its_own() {
 /// From the first byte on, not only once somebody relays: a pipe gets lines without CR (runc clears ONLCR).
 #[test]
 fn the_pty_of_our_own_is_plain_before_the_process_starts() {
-    let c = Container::new(tty("stty -a | grep -o '[-]*onlcr'"));
+    let c = Container::new(tty("stty -a 2>/dev/null | grep -o '[-]*onlcr'"));
     assert_eq!(c.run().ok().out, "-onlcr\n");
     let c = Container::up(Bundle::sh("exec sleep 100"));
-    let out = c.exec(&["--tty"], &["/bin/sh", "-c", "stty -a | grep -o '[-]*onlcr'"]).ok().out;
+    let out = c.exec(&["--tty"], &["/bin/sh", "-c", "stty -a 2>/dev/null | grep -o '[-]*onlcr'"]).ok().out;
     assert_eq!(out, "-onlcr\n");
 }
 
