@@ -12,8 +12,9 @@ use crate::harness::{
     runw_only, script, skip, spawn, unique, until,
 };
 
-/// Counts in /tmp/n, and on its standard output.
-const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/n; sleep 0.05; done";
+/// Counts in /tmp/n, and on its standard output. Without children: one that is just ending is "in unexpected state" to CRIU.
+const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/n; \
+    j=0; while [ $j -lt 5000 ]; do j=$((j+1)); done; done";
 
 fn no_criu() -> bool {
     let none = criu_path().is_none();
