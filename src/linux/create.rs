@@ -172,13 +172,13 @@ fn attend(
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], None)?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
+    // It has closed its copy first of all.
+    seal::let_go();
     let mut maps = IdMaps::new(linux);
     loop {
         let Some(message) = spawned.channel.receive()? else {
             bail!("container init ended before it was ready")
         };
-        // By now it has closed what it has of it.
-        seal::let_go();
         match message.tag {
             Tag::TimeOffsets => {
                 if let Some(offsets) = linux.and_then(|l| l.time_offsets().as_ref()) {

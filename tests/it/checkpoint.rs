@@ -14,7 +14,7 @@ use crate::harness::{
 
 /// Counts in /tmp/n, and on its standard output. Without children: one that is just ending is "in unexpected state" to CRIU.
 const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/n; \
-    j=0; while [ $j -lt 5000 ]; do j=$((j+1)); done; done";
+    j=0; while [ $j -lt 40000 ]; do j=$((j+1)); done; done";
 
 fn no_criu() -> bool {
     let none = criu_path().is_none();

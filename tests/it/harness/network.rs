@@ -93,6 +93,8 @@ pub fn reply(stream: &mut TcpStream) -> Option<Reply> {
             Ok(1) => head.push(byte[0]),
             Ok(_) => return None,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+            // socket(7): with a time-out a call that was interrupted, be it by a stop, is not restarted.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
         }
     }
