@@ -161,12 +161,7 @@ fn namespaces_to_join(init: i32, linux: Option<&Linux>) -> Result<i32> {
         ("cgroup", libc::CLONE_NEWCGROUP),
         ("time", CLONE_NEWTIME),
     ];
-    let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let made = listed
-        .iter()
-        .filter(|one| one.path().is_none())
-        .fold(0, |made, one| made | namespaces::bit(one.typ()));
-    let made = made & !libc::CLONE_NEWUSER;
+    let made = namespaces::made(linux) & !libc::CLONE_NEWUSER;
     let mut kinds = made;
     for (name, kind) in KINDS.into_iter().filter(|(_, kind)| made & kind == 0) {
         let of = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/{name}")).map(|s| (s.st_dev, s.st_ino));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 
@@ -31,6 +31,16 @@ pub fn bit(kind: LinuxNamespaceType) -> i32 {
     }
 }
 
+fn listed(linux: Option<&Linux>) -> &[LinuxNamespace] {
+    linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default()
+}
+
+/// CLONE_NEW* bits of the namespaces that are made for the container: those without a path.
+pub fn made(linux: Option<&Linux>) -> i32 {
+    let made = listed(linux).iter().filter(|namespace| namespace.path().is_none());
+    made.fold(0, |bits, namespace| bits | bit(namespace.typ()))
+}
+
 /// A namespace that is there already.
 pub struct Joined {
     pub kind: i32,
@@ -51,22 +61,17 @@ impl Plan {
     /// naming it means no more than naming nothing: it is left out, as runc does. So is our own mount namespace: a
     /// pivot_root in there would be the host's.
     pub fn of(linux: Option<&Linux>) -> Result<Plan> {
-        let mut plan = Plan::default();
-        for namespace in linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default() {
-            let kind = bit(namespace.typ());
-            match namespace.path() {
-                None => plan.new |= kind,
-                Some(path) => {
-                    let fd = open(path)?;
-                    let own = match kind {
-                        libc::CLONE_NEWUSER => is_same(&fd, "/proc/self/ns/user")?,
-                        libc::CLONE_NEWNS => is_same(&fd, "/proc/self/ns/mnt")?,
-                        _ => false,
-                    };
-                    if !own {
-                        plan.joined.push(Joined { kind, path: path.clone(), fd });
-                    }
-                }
+        let mut plan = Plan { new: made(linux), joined: Vec::new() };
+        for namespace in listed(linux) {
+            let Some(path) = namespace.path() else { continue };
+            let (kind, fd) = (bit(namespace.typ()), open(path)?);
+            let own = match kind {
+                libc::CLONE_NEWUSER => is_same(&fd, "/proc/self/ns/user")?,
+                libc::CLONE_NEWNS => is_same(&fd, "/proc/self/ns/mnt")?,
+                _ => false,
+            };
+            if !own {
+                plan.joined.push(Joined { kind, path: path.clone(), fd });
             }
         }
         Ok(plan)

@@ -1,5 +1,5 @@
-//! What `process` in config.json says of a process: limits set from outside, and identity and directory taken on from
-//! inside, in runc's order.
+//! What `process` in config.json says of a process: its limits, and identity and directory taken on from inside, in
+//! runc's order.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use super::capabilities::Caps;
 use super::{kernel_file, namespaces, rootfs, sys};
 
-/// Sets the rlimits of `pid` from outside: inside a user namespace hard limits cannot be raised.
+/// Sets the rlimits of `pid`, by 0 our own.
 pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
     for limit in process.rlimits().iter().flatten() {
         sys::prlimit(pid, resource(limit.typ()), limit.soft(), limit.hard())
@@ -23,7 +23,7 @@ pub fn set_rlimits(pid: i32, process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// False where the host's rights are needed, and the user namespace has none.
+/// False where it takes the host's rights: inside a user namespace hard limits cannot be raised.
 pub fn set_own_rlimits(process: &Process) -> Result<bool> {
     match set_rlimits(0, process) {
         Err(error) if namespaces::is_denied(&error) => Ok(false),
