@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{
     Bundle, Container, Reply, TlsServer, ask, at, dial, get, nothing_left, own_address, reply, runw_only,
-    skip, until,
+    sent, skip, until,
 };
 
 /// In the host's network, at an address of its own.
@@ -182,13 +182,7 @@ fn a_busy_request_does_not_keep_others_waiting() {
     }
     let (_c, address) = up(&[("http.request-timeout", "2")]);
     // More of them than there are CPUs.
-    let busy: Vec<_> = (0..5)
-        .map(|_| {
-            let mut stream = dial(address).expect("connect");
-            stream.write_all(request(address, "/spin").as_bytes()).expect("send");
-            stream
-        })
-        .collect();
+    let busy: Vec<_> = (0..5).map(|_| sent(address, &request(address, "/spin"))).collect();
     assert_eq!(get(address, "/").body, "hello from wasm\n");
     for mut stream in busy {
         assert_eq!(reply(&mut stream).map(|reply| reply.status), Some(504));
@@ -206,8 +200,7 @@ fn sigterm_lets_requests_finish_and_ends_with_0() {
         let c = Container::new(bundle);
         let mut running = serving(&c);
         let idle = dial(address).expect("connect");
-        let mut slow = dial(address).expect("connect");
-        slow.write_all(request(address, "/sleep/700").as_bytes()).expect("send");
+        let mut slow = sent(address, &request(address, "/sleep/700"));
         // The request is read before the signal is sent: the same connection's answer proves it only later, so wait
         // for an answer to one that was sent after it.
         assert_eq!(get(address, "/").status, 200);
@@ -230,8 +223,7 @@ fn the_grace_is_limited_and_a_second_signal_ends_it() {
         let (bundle, address) = web(&[("http.grace", grace)]);
         let c = Container::new(bundle);
         let mut running = serving(&c);
-        let mut slow = dial(address).expect("connect");
-        slow.write_all(request(address, "/sleep/100000").as_bytes()).expect("send");
+        let _open = sent(address, &request(address, "/sleep/100000"));
         assert_eq!(get(address, "/").status, 200);
         let begun = Instant::now();
         c.kill("TERM").ok();
@@ -265,11 +257,7 @@ fn what_clients_may_do_is_limited() {
     }
     let (_c, address) = up(&[("http.body", "1000"), ("http.connections", "6")]);
     let post = |length: usize| format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
-    let raw = |text: &str| {
-        let mut stream = dial(address).expect("connect");
-        stream.write_all(text.as_bytes()).expect("send");
-        reply(&mut stream).map(|reply| reply.status)
-    };
+    let raw = |text: &str| reply(&mut sent(address, text)).map(|reply| reply.status);
     assert_eq!(raw(&post(1001)), Some(413));
     assert_eq!(raw("GET / HTTP/1.1\r\n\r\n"), Some(400), "no host");
     let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
@@ -288,17 +276,13 @@ fn silent_clients_do_not_keep_their_places() {
     let (_c, address) = up(&[("http.read-timeout", "2"), ("http.connections", "3")]);
     // Silent from the beginning, half a head, half a preface, and silent after a request.
     for begun in ["", "GET / HTTP/1.1\r\nHo", "PRI * HT"] {
-        let mut stream = dial(address).expect("connect");
-        stream.write_all(begun.as_bytes()).expect("send");
-        assert_eq!(reply(&mut stream), None::<Reply>, "{begun:?}");
+        assert_eq!(reply(&mut sent(address, begun)), None::<Reply>, "{begun:?}");
     }
     let mut kept = dial(address).expect("connect");
     assert_eq!(ask(&mut kept, &request(address, "/")).status, 200);
     assert_eq!(reply(&mut kept), None::<Reply>);
     // The body stops coming: the guest sees an error in it, not a wait without end.
-    let mut stream = dial(address).expect("connect");
-    let half = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nhalf";
-    stream.write_all(half.as_bytes()).expect("send");
+    let mut stream = sent(address, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nhalf");
     let mut rest = String::new();
     let _ = stream.read_to_string(&mut rest);
     for _ in 0..4 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, ask, at, dial, get, own_address, reply, runw_only, until};
+use crate::harness::{Bundle, Container, ask, at, dial, get, own_address, reply, runw_only, sent, until};
 
 fn up_with(bundle: Bundle, annotations: &[(&str, &str)]) -> (Container, SocketAddr) {
     let address = at(own_address(), 8080);
@@ -23,12 +23,6 @@ fn up(annotations: &[(&str, &str)]) -> (Container, SocketAddr) {
     let names: Vec<String> = annotations.iter().map(|(key, _)| format!("dev.runw.{key}")).collect();
     let pairs: Vec<_> = names.iter().map(String::as_str).zip(annotations.iter().map(|pair| pair.1)).collect();
     up_with(Bundle::wasm("http.wasm", &[]), &pairs)
-}
-
-fn sent(address: SocketAddr, text: &str) -> TcpStream {
-    let mut stream = dial(address).expect("connect");
-    stream.write_all(text.as_bytes()).expect("send");
-    stream
 }
 
 /// What comes until the end.

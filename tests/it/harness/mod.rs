@@ -20,7 +20,7 @@ pub use criu::criu_path;
 pub use faults::{Call, Verdict, supervised};
 pub use guests::{compiled, guest};
 pub use leftovers::nothing_left;
-pub use network::{Reply, TlsServer, ask, at, dial, get, name_server, own_address, reply};
+pub use network::{Reply, TlsServer, ask, at, dial, get, name_server, own_address, reply, sent};
 pub use socket::ConsoleSocket;
 pub use steps::instructions;
 pub use systemd::Systemd;

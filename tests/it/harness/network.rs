@@ -70,6 +70,13 @@ pub fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A connection on which this was sent.
+pub fn sent(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = dial(address).expect("connect");
+    stream.write_all(text.as_bytes()).expect("send");
+    stream
+}
+
 /// One HTTP/1.1 response: status and body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
