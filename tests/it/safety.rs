@@ -1,5 +1,8 @@
 //! The sequence under attack: killed at any point, made to fail at any step, raced, and overwritten from inside.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -244,6 +247,9 @@ fn the_binary_cannot_be_overwritten_from_inside() {
         Bundle::sh("exec sleep 100").edit(|c| c["process"]["capabilities"] = everything.clone()),
     );
     c.create();
+    if kind() == Kind::Runw {
+        nothing_leads_to_the_binary(c.pid());
+    }
     if kind() != Kind::Crun {
         let out = c.exec(&[], &["/bin/sh", "-c", OVERWRITE]);
         assert!(out.out.contains("tried"), "{out:?}");
@@ -260,6 +266,43 @@ fn the_binary_cannot_be_overwritten_from_inside() {
         exec.wait();
     }
     assert!(std::fs::read(runtime()).expect("the runtime's file") == before, "the runtime was overwritten");
+}
+
+/// The waiting init runs from a file system that nobody can write to, all that is mapped of it included.
+fn nothing_leads_to_the_binary(pid: i32) {
+    let process = Path::new("/proc").join(pid.to_string());
+    let mapped = std::fs::read_dir(process.join("map_files")).expect("map_files");
+    let mut files: Vec<_> = mapped.map(|entry| entry.expect("map_files").path()).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    files.push(process.join("exe"));
+    for file in files {
+        let refused = OpenOptions::new().append(true).open(&file).expect_err("opened to write");
+        assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem, "{}: {refused}", file.display());
+    }
+}
+
+/// As on a kernel without CONFIG_CHECKPOINT_RESTORE.
+#[test]
+fn where_exe_cannot_be_exchanged_a_copy_is_executed() {
+    if runw_only("the steps are runw's") || no_strace() {
+        return;
+    }
+    let c = Container::new(Bundle::sh("echo here"));
+    let trace = c.bundle.path().join("trace");
+    let mut strace = Command::new("timeout");
+    strace
+        .args(["-s", "KILL", "30", "strace", "-q", "-e", "inject=prctl:error=EPERM:when=1", "-o"])
+        .arg(&trace);
+    let command = c.run_command(&[]);
+    let out = run(strace.arg(command.get_program()).args(command.get_args())).ok();
+    assert_eq!(out.out, "here\n");
+    let trace = std::fs::read_to_string(trace).expect("the trace");
+    let lines: Vec<_> =
+        trace.lines().filter(|line| line.contains("PR_SET_MM_MAP") || line.contains("execve")).collect();
+    assert!(
+        matches!(lines[..], [_, exchange, copy] if exchange.contains("EPERM") && copy.contains("execveat(")),
+        "{lines:?}"
+    );
 }
 
 /// A neighbour in the same pid namespace takes a descriptor of the waiting init's exe and writes when it is gone.
