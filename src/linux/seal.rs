@@ -1,11 +1,11 @@
 //! The binary protects itself (CVE-2019-5736): before it touches a container it runs from a read-only view of itself,
 //! so that nothing in the container can write to it through `/proc/PID/exe`. The view is an overlay, which shares the
-//! page cache, and is made before anything else (first.rs). Where there can be none, a copy in a memfd is executed, which
-//! is private memory for as long as a wasm container lives.
+//! page cache, and is made before anything else (first.rs). Where there can be none, it is a copy in a memfd, which is
+//! private memory for as long as a wasm container lives.
 
 use std::ffi::{CString, OsString};
 use std::io::{Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
-use super::{first, sys};
+use super::sys;
 use crate::log;
 
-/// The variable that the sealed copy alone has, with its pid, and takes away. Whoever can set it can run any program anyway.
+/// The variable that the sealed copy alone has, with its pid (and the descriptor of the overlay), and takes away. Whoever can
+/// set it can run any program anyway.
 pub(super) const MARK: &str = "_RUNW_SEALED";
 
 /// Verbs whose process becomes, or makes, one inside a container.
@@ -53,16 +54,12 @@ pub fn ensure() -> Result<()> {
         });
         return Ok(());
     }
-    if let Some(mount) = first::sealed() {
+    if let Some(mount) = mark() {
+        sys::forget_env(MARK);
+        SEALED.store(true, Relaxed);
         if let (Some(mount), Ok(mut kept)) = (mount, MOUNT.lock()) {
             *kept = Some(sys::adopt_fd(mount)?);
         }
-        SEALED.store(true, Relaxed);
-        return Ok(());
-    }
-    if std::env::var(MARK).is_ok_and(|pid| pid.parse() == Ok(std::process::id())) {
-        sys::forget_env(MARK);
-        SEALED.store(true, Relaxed);
         return Ok(());
     }
     let sealed = copy()?;
@@ -80,6 +77,13 @@ pub fn ensure() -> Result<()> {
     let argv: Vec<_> = argv.iter().map(CString::as_c_str).collect();
     let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
     Err(sys::execveat(sealed.as_fd(), &argv, &env)).context("run the sealed copy of runw")
+}
+
+/// Our own mark, and the descriptor in it.
+fn mark() -> Option<Option<RawFd>> {
+    let mark = std::env::var(MARK).ok()?;
+    let (pid, mount) = mark.split_once('.').unwrap_or((&mark, "0"));
+    (pid.parse() == Ok(std::process::id())).then(|| mount.parse().ok().filter(|mount| *mount > 2))
 }
 
 fn copy() -> Result<OwnedFd> {

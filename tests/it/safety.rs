@@ -281,30 +281,6 @@ fn nothing_leads_to_the_binary(pid: i32) {
     }
 }
 
-/// As on a kernel without CONFIG_CHECKPOINT_RESTORE.
-#[test]
-fn where_exe_cannot_be_exchanged_a_copy_is_executed() {
-    if runw_only("the steps are runw's") || no_strace() {
-        return;
-    }
-    let c = Container::new(Bundle::sh("echo here"));
-    let trace = c.bundle.path().join("trace");
-    let mut strace = Command::new("timeout");
-    strace
-        .args(["-s", "KILL", "30", "strace", "-q", "-e", "inject=prctl:error=EPERM:when=1", "-o"])
-        .arg(&trace);
-    let command = c.run_command(&[]);
-    let out = run(strace.arg(command.get_program()).args(command.get_args())).ok();
-    assert_eq!(out.out, "here\n");
-    let trace = std::fs::read_to_string(trace).expect("the trace");
-    let lines: Vec<_> =
-        trace.lines().filter(|line| line.contains("PR_SET_MM_MAP") || line.contains("execve")).collect();
-    assert!(
-        matches!(lines[..], [_, exchange, copy] if exchange.contains("EPERM") && copy.contains("execveat(")),
-        "{lines:?}"
-    );
-}
-
 /// A neighbour in the same pid namespace takes a descriptor of the waiting init's exe and writes when it is gone.
 #[test]
 fn a_neighbour_cannot_keep_the_binary_for_later() {
