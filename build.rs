@@ -1,5 +1,6 @@
 //! Puts into the binary what `--version` says of it: the commit, and the wasmtime that Cargo.lock chose. Gives it its entry
-//! point, which is ours (src/linux/first.rs), and no index of unwind tables, since nothing unwinds.
+//! point, which is ours (src/linux/first.rs), the functions of a start side by side (benches/order/order.py), and no index of
+//! unwind tables, since nothing unwinds.
 
 use std::process::Command;
 
@@ -7,6 +8,9 @@ fn main() {
     println!("cargo:rustc-env=RUNW_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-env=RUNW_WASMTIME={}", wasmtime().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-link-arg-bins=-Wl,--entry=runw_start,--no-eh-frame-hdr");
+    let order = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/order/order.txt");
+    println!("cargo:rustc-link-arg-bins=-Wl,--symbol-ordering-file={order},--no-warn-symbol-ordering");
+    println!("cargo:rerun-if-changed={order}");
     println!("cargo:rerun-if-changed=Cargo.lock");
     println!("cargo:rerun-if-changed=build.rs");
 }

@@ -1,0 +1,76 @@
+#!/usr/bin/env -S python3 -B
+"""Writes order.txt: the functions that the verbs enter, in that order, for the linker to put side by side (build.rs).
+
+They are a thousand of fifty thousand. Scattered over 22 MB each needs a page fault of its own; side by side the kernel maps
+sixteen pages for one. A name that a later build does not have costs nothing but its place.
+
+    order.py BINARY GUEST      BINARY has its symbols; GUEST is a hello in wasm
+"""
+import json, subprocess, sys, tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import peers  # noqa: E402
+
+
+def symbols(binary):
+    """Names by address."""
+    found = {}
+    for line in subprocess.run(["readelf", "-sW", binary], stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines():
+        words = line.split()
+        if len(words) == 8 and words[3] == "FUNC" and words[6] != "UND":
+            found.setdefault(int(words[1], 16), []).append(words[7])
+    return found
+
+
+def bundle(binary, home, args):
+    (home / "rootfs").mkdir(parents=True)
+    subprocess.run([binary, "spec", "--bundle", home], check=True)
+    config = json.loads((home / "config.json").read_text())
+    config["process"].update(terminal=False, args=args)
+    (home / "config.json").write_text(json.dumps(config))
+
+
+def main():
+    binary, guest = (Path(word).resolve() for word in sys.argv[1:])
+    names = symbols(binary)
+    entered = {}
+
+    def follow(*words):
+        command = [tools / "entered", tools / "functions", binary, "--root", work / "state", *words]
+        out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        entered.update(dict.fromkeys(int(line, 16) for line in out.split()))
+
+    with tempfile.TemporaryDirectory(prefix="runw-order-") as work:
+        work = tools = Path(work)
+        peers.static(HERE / "entered.c", tools)
+        (tools / "functions").write_text("".join(f"{address:x}\n" for address in names))
+        for name in ("true", "pause"):
+            bundle(binary, work / name, [f"/{name}"])
+            for program in ("true", "pause"):
+                peers.static(HERE.parent / f"{program}.c", work / name / "rootfs")
+        (work / "wasm").mkdir()
+        subprocess.run([binary, "spec", "--bundle", work / "wasm", "--wasm", guest], check=True)
+        config = json.loads((work / "wasm/config.json").read_text())
+        config["process"]["terminal"] = False
+        (work / "wasm/config.json").write_text(json.dumps(config))
+        follow("run", "--bundle", work / "true", "order-run")
+        # Not followed: what waits for `start` would be left with breakpoints that nobody hears.
+        command = [binary, "--root", work / "state", "create", "--bundle", work / "pause", "order"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        try:
+            for words in (["start", "order"], ["state", "order"], ["exec", "order", "/true"], ["kill", "order", "KILL"]):
+                follow(*words)
+        finally:
+            follow("delete", "--force", "order")
+        # The first compiles it.
+        subprocess.run([binary, "--root", work / "state", "run", "--bundle", work / "wasm", "order-wasm"], check=True)
+        follow("run", "--bundle", work / "wasm", "order-wasm")
+    lines = [name for address in entered for name in names[address]]
+    (HERE / "order.txt").write_text("".join(f"{name}\n" for name in lines))
+    print(f"{len(entered)} of {len(names)} functions")
+
+
+if __name__ == "__main__":
+    main()
