@@ -19,7 +19,7 @@ PARTS ?= ctr cri
 PACKAGES := libseccomp-dev pkg-config gcc g++ libc6-dev busybox-static mmdebstrap dpkg-dev runc crun strace bsdutils \
 	procps python3 python3-venv ca-certificates xz-utils zstd e2fsprogs
 
-.PHONY: help setup build demo test test-all test-engines test-vm conformance fuzz replay bench clean
+.PHONY: help setup build demo test test-all test-engines test-vm conformance fuzz replay bench order clean
 help:
 	@echo "make demo   build runw, run a native and a wasm container, show each step"
 	@echo "make test   formatting, lints and every test; make test-all runs the long ones in full"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-vm   cgroup v2 alone, systemd, AppArmor and CRIU, in an emulated machine"
 	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
 	@echo "make bench  measures it beside crun, runc, youki and wasmtime (docs/performance.md)"
+	@echo "make order  writes anew which functions the linker puts side by side"
 	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
 
 setup:
@@ -87,6 +88,12 @@ conformance: build
 bench: build
 	@command -v wrk >/dev/null || { sudo=; (( EUID == 0 )) || sudo=sudo; $$sudo apt-get -qy install --no-install-recommends wrk; }
 	RUNW=$(RUNW) benches/run.py $(ROWS)
+
+# Which functions the linker puts side by side (benches/order/order.py).
+order: setup
+	cargo rustc --release --locked --bin runw -- -C strip=none
+	benches/order/order.py $(RUNW) $$(tests/guests/build.py)/hello.wasm
+	cargo build --release --locked
 
 clean:
 	cargo clean

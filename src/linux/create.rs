@@ -97,12 +97,16 @@ pub fn create(
     let root_mount = if plan.has_mount() { None } else { Some(sources.root_mount()?) };
     let listener = listen(create.start_socket)?;
 
-    create.cgroup.create(linux.and_then(|l| l.resources().as_ref()))?;
-    log::debug(|| format!("cgroup made: {}", create.cgroup.describe()));
-    let joiner = create.cgroup.joiner_of_init();
-    let spawned = joiner.and_then(|joiner| Ok((spawn::spawn(&plan, &joiner)?, joiner)));
-    let spawned = match spawned {
-        Ok((Side::Child(channel), joiner)) => {
+    let mut making = create.cgroup.begin(linux.and_then(|l| l.resources().as_ref()))?;
+    // What an intermediate process makes is where that is, and that may see no cgroups once it has joined a mount namespace.
+    let joiner = if plan.needs_intermediate() {
+        making.finish()?;
+        create.cgroup.joiner_of_init()?
+    } else {
+        create.cgroup.joiner_beforehand()?
+    };
+    let spawned = match spawn::spawn(&plan, &joiner)? {
+        Side::Child(channel) => {
             let placing = joiner.placing();
             // `init` closes what it does not keep, and who closes a number again may close another's.
             std::mem::forget(joiner);
@@ -110,13 +114,15 @@ pub fn create(
                 Inherited { plan, placing, sources, attributes, filter, listener, console, privileged };
             init::run(create, inherited, channel, workload)
         }
-        Ok((Side::Parent(spawned), _)) => spawned,
-        Err(error) => {
-            undo(create, None, None, None)?;
-            return Err(error);
-        }
+        Side::Parent(spawned) => spawned,
     };
     drop((sources, listener, console));
+    let made = if plan.needs_intermediate() { Ok(()) } else { making.finish() };
+    made.and_then(|()| spawned.channel.send(Tag::Made, &[], None))
+        .map_err(|error| spawned.channel.last_words().unwrap_or(error))
+        .inspect_err(|_| spawn::kill_and_reap(&spawned))?;
+    log::debug(|| format!("cgroup made: {}", create.cgroup.describe()));
+    making.keep();
     // These three begin as runc's do for the same moments: people, and runc's own tests, look for them.
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
     let cloned = journal.cloned(spawned.process, root_mount);
@@ -124,7 +130,7 @@ pub fn create(
         Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
-            undo(create, Some(&spawned), rdt.as_ref(), root_mount)?;
+            undo(create, &spawned, rdt.as_ref(), root_mount)?;
             Err(error)
         }
     }
@@ -322,14 +328,12 @@ fn explain(create: &Create<'_>, error: anyhow::Error) -> anyhow::Error {
 /// directory, which then stays too.
 fn undo(
     create: &Create<'_>,
-    spawned: Option<&Spawned>,
+    spawned: &Spawned,
     rdt: Option<&Rdt<'_>>,
     root_mount: Option<MountId>,
 ) -> Result<()> {
-    if let Some(spawned) = spawned {
-        spawn::kill_and_reap(spawned);
-        let _ = create.cgroup.signal_all(libc::SIGKILL);
-    }
+    spawn::kill_and_reap(spawned);
+    let _ = create.cgroup.signal_all(libc::SIGKILL);
     let removed = create
         .cgroup
         .remove()

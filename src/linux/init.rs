@@ -35,7 +35,6 @@ pub struct Inherited {
 
 /// Never returns: the process becomes the workload or ends.
 pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload: &mut dyn Workload) -> ! {
-    attributes::reset_affinity();
     let ended = match let_go(create, &inherited, &channel, workload) {
         // Not given away: where a guest ran it is closed already, and `exit_now` drops nothing.
         Ok(()) => live(create, inherited, &channel, workload),
@@ -117,8 +116,13 @@ fn prepare(
     workload: &mut dyn Workload,
 ) -> Result<()> {
     let channel = entering.channel;
+    channel.expect(Tag::Made)?;
+    if placing == Placing::WhenMade {
+        create.cgroup.enter()?;
+    }
     // The parent has written the id maps.
     channel.expect(Tag::Go)?;
+    attributes::reset_affinity();
     rustix::process::setsid().context("setsid")?;
     spawn::settle(&plan, placing, channel)?;
     if rustix::process::getpid().is_init() {

@@ -54,6 +54,8 @@ pub struct Plan {
     /// CLONE_NEW* bits of the namespaces made anew.
     pub new: i32,
     pub joined: Vec<Joined>,
+    /// Network devices are moved into the new network namespace.
+    pub fills_network: bool,
 }
 
 impl Plan {
@@ -61,7 +63,9 @@ impl Plan {
     /// naming it means no more than naming nothing: it is left out, as runc does. So is our own mount namespace: a
     /// pivot_root in there would be the host's.
     pub fn of(linux: Option<&Linux>) -> Result<Plan> {
-        let mut plan = Plan { new: made(linux), joined: Vec::new() };
+        let fills_network =
+            linux.is_some_and(|l| l.net_devices().as_ref().is_some_and(|all| !all.is_empty()));
+        let mut plan = Plan { new: made(linux), joined: Vec::new(), fills_network };
         for namespace in listed(linux) {
             let Some(path) = namespace.path() else { continue };
             let (kind, fd) = (bit(namespace.typ()), open(path)?);
@@ -118,7 +122,7 @@ impl Plan {
     /// The mqueue of a new ipc namespace belongs to its maker, who is the namespace's root only once the maps are
     /// written.
     pub fn clone_flags(&self, cloned_into_cgroup: bool) -> u64 {
-        let mut later = CLONE_NEWTIME;
+        let mut later = CLONE_NEWTIME | self.first_flags();
         if !cloned_into_cgroup {
             later |= libc::CLONE_NEWCGROUP;
         }
@@ -128,9 +132,26 @@ impl Plan {
         (self.new & !later) as u64
     }
 
+    /// What the process makes as its first act, while its parent, which the clone would hold up, makes the cgroup: a network
+    /// namespace takes half a millisecond. Nobody but itself needs them before the first `Go`.
+    pub fn first_flags(&self) -> i32 {
+        if self.needs_intermediate() {
+            return 0;
+        }
+        let mut kinds = libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
+        if !self.fills_network {
+            kinds |= libc::CLONE_NEWNET;
+        }
+        if !self.makes(libc::CLONE_NEWUSER) {
+            kinds |= libc::CLONE_NEWIPC;
+        }
+        self.new & kinds
+    }
+
     /// What is left for unshare(2), but for the time namespace.
     pub fn unshare_flags(&self, cloned_into_cgroup: bool) -> i32 {
-        self.new & !CLONE_NEWTIME & !(self.clone_flags(cloned_into_cgroup) as i32)
+        let made = self.clone_flags(cloned_into_cgroup) as i32 | self.first_flags();
+        self.new & !CLONE_NEWTIME & !made
     }
 
     pub fn join(&self) -> Result<()> {

@@ -22,7 +22,8 @@ pub struct Spawned {
 
 pub enum Side {
     Parent(Spawned),
-    /// In the cgroup, in the new namespaces that the clone makes; nothing else has happened yet.
+    /// In the namespaces that need no more than a clone or `Plan::first_flags`, and where `Placing` says; nothing else has
+    /// happened yet.
     Child(Channel),
 }
 
@@ -35,7 +36,13 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     }
     if !plan.needs_intermediate() {
-        return clone(plan.clone_flags(joiner.placing().by_clone), joiner);
+        let side = clone(plan.clone_flags(joiner.placing() == Placing::ByClone), joiner)?;
+        let Side::Child(channel) = side else { return Ok(side) };
+        let made = match plan.first_flags() {
+            0 => Ok(()),
+            kinds => sys::unshare(kinds).context("make the container's namespaces"),
+        };
+        return Ok(or_end(made, channel));
     }
     match clone(0, joiner)? {
         Side::Parent(intermediate) => follow(intermediate).map(Side::Parent),
@@ -43,7 +50,7 @@ pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
     }
 }
 
-/// Clones. The child joins its cgroups as its first act, so that everything it does is accounted for.
+/// Clones. The child joins the cgroups that are made as its first act, so that everything it does is accounted for.
 pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
     let (ours, theirs) = Channel::pair()?;
     let ignored = foreground::ignored();
@@ -78,7 +85,7 @@ fn or_end(done: Result<()>, channel: Channel) -> Side {
 /// In the intermediate process: join, make the real one as our sibling, say who it is, and go.
 fn cross(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
     plan.join()?;
-    match sys::clone3(plan.clone_flags(placing.before_go), None, true)
+    match sys::clone3(plan.clone_flags(placing.is_inherited()), None, true)
         .context("clone the container's first process")?
     {
         sys::Cloned::Child => Ok(()),
@@ -110,7 +117,7 @@ fn follow(intermediate: Spawned) -> Result<Spawned> {
 /// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone
 /// could not.
 pub fn settle(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
-    let made_by_clone = plan.needs_intermediate() && placing.before_go || placing.by_clone;
+    let made_by_clone = plan.needs_intermediate() && placing.is_inherited() || placing == Placing::ByClone;
     if plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER) {
         become_namespace_root()?;
     }

@@ -20,6 +20,8 @@ const PACKET: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Tag {
+    /// Parent: the cgroup is made, and the process may enter it.
+    Made = b'C',
     /// Parent: id maps, limits and the like are in place.
     Go = b'G',
     /// Intermediate: the pid of the process it made (4 bytes, native order).
@@ -43,7 +45,7 @@ pub enum Tag {
     /// Child: the seccomp notify descriptor; parent answers `Go`.
     SeccompListener = b'S',
     /// The process that becomes CRIU: its socket, and the numbers of its directories (4 bytes each, native order).
-    Criu = b'C',
+    Criu = b'K',
     /// Child: ready for `start`; parent answers `Go` once state.json says `created`.
     Ready = b'R',
     /// Either: the error, as text, and the end of the talk.
@@ -52,7 +54,8 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 14] = [
+        const ALL: [Tag; 15] = [
+            Tag::Made,
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,

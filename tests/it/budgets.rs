@@ -95,6 +95,42 @@ fn a_warm_wasm_run_stays_within_its_system_calls() {
     within("warm wasm run", calls(&file), 715 + 6 * hierarchies());
 }
 
+/// Pages that a command and its children touched first.
+fn page_faults(command: &mut Command) -> u64 {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = quiet.spawn().expect("run the command");
+    let mut status = 0;
+    // SAFETY: both are live for the call, and a zeroed rusage is one.
+    let (waited, used) = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        (libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut used), used)
+    };
+    assert!(waited > 0 && status == 0, "{command:?}: status {status:x}");
+    used.ru_minflt as u64
+}
+
+/// `make order` brings them down again when functions have come and gone.
+#[test]
+fn verbs_stay_within_their_page_faults() {
+    if runw_only("the budget is runw's") {
+        return;
+    }
+    let mut c = Container::new(Bundle::new(&["/bin/sleep", "100"]));
+    c.create();
+    c.start();
+    let run = Container::new(Bundle::new(&["/bin/true"]));
+    for (what, mut command, most) in
+        [("exec", c.exec_command(&[], &["/bin/true"]), 245), ("run", run.run_command(&[]), 280)]
+    {
+        // The first brings in what is not in the page cache.
+        page_faults(&mut command);
+        let made = page_faults(&mut command);
+        println!("{what}: {made} page faults, {most} allowed");
+        assert!(made <= most, "{what}: {made} page faults, {most} are allowed");
+        assert!(made * 10 >= most * 7, "{what}: {made} page faults: lower the {most} allowed");
+    }
+}
+
 /// The C library's memcpy, and what of it there is to do, differ a little from processor to processor.
 fn executes_about(what: &str, command: &mut Command, most: u64) {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

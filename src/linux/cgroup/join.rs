@@ -1,5 +1,5 @@
-//! Putting a process into the container's cgroup. Everything is opened before the clone, by the parent: the
-//! child may be in no position to open it, and v2 judges a write by the opener's rights.
+//! Putting a process into the container's cgroup. For an exec, and where the child is in no position to open it,
+//! everything is opened before the clone, by the parent; v2 judges a write by the opener's rights.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -19,26 +19,54 @@ pub struct Joiner {
     tasks: Files,
     /// The v2 directory.
     v2: Option<OwnedFd>,
-    /// The parent moves the process later, before it says the first `Go`.
-    adopted: bool,
+    /// It has nothing to join yet.
+    later: Option<Placing>,
 }
 
-/// When the process is where it belongs, so that it may make its cgroup namespace.
-#[derive(Clone, Copy)]
-pub struct Placing {
-    /// The clone alone does it: pure v2.
-    pub by_clone: bool,
-    /// It is there before its parent says the first `Go`, and so is what an intermediate process clones.
-    pub before_go: bool,
+/// When the process comes where it belongs; only there it may make its cgroup namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Placing {
+    /// With the clone: v2 alone.
+    ByClone,
+    /// By its first act, so that what an intermediate process clones is there as well.
+    First,
+    /// By itself, when its parent says `Made`.
+    WhenMade,
+    /// Its parent moves it before it says `Go`: systemd.
+    BeforeGo,
+}
+
+impl Placing {
+    pub fn is_inherited(self) -> bool {
+        matches!(self, Placing::ByClone | Placing::First)
+    }
 }
 
 impl Cgroup {
-    /// For the container's first process.
+    /// For the container's first process, when the cgroup is made.
     pub fn joiner_of_init(&self) -> Result<Joiner> {
         match self.unit {
-            Some(_) => Ok(Joiner { adopted: true, ..Joiner::default() }),
+            Some(_) => Ok(Joiner { later: Some(Placing::BeforeGo), ..Joiner::default() }),
             None => self.joiner(&[]),
         }
+    }
+
+    /// For the container's first process when there is no more of the cgroup than `begin` makes.
+    pub fn joiner_beforehand(&self) -> Result<Joiner> {
+        if self.unit.is_some() || self.v1.is_empty() {
+            return self.joiner_of_init();
+        }
+        let v2 = self.v2.as_ref().map(|v2| self.open_v2(&v2.dir)).transpose()?.flatten();
+        Ok(Joiner { v2, later: Some(Placing::WhenMade), ..Joiner::default() })
+    }
+
+    /// `Placing::WhenMade`, with the rights of the parent.
+    pub fn enter(&self) -> Result<()> {
+        for hierarchy in &self.v1 {
+            let tasks = self.open(&hierarchy.dir.join("tasks"))?;
+            tasks.iter().try_for_each(write_zero).context("join the cgroup")?;
+        }
+        Ok(())
     }
 
     /// `subs` is `exec --cgroup`: one cgroup below the container's, or on v1 any number of
@@ -181,7 +209,8 @@ impl Joiner {
     }
 
     pub fn placing(&self) -> Placing {
-        Placing { by_clone: self.v2.is_some() && self.tasks.0.is_empty(), before_go: !self.adopted }
+        let by_clone = self.v2.is_some() && self.tasks.0.is_empty();
+        self.later.unwrap_or(if by_clone { Placing::ByClone } else { Placing::First })
     }
 
     /// Called by the child, which was cloned with `into_cgroup` and has one thread. Allocates and opens nothing.

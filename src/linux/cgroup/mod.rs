@@ -97,6 +97,48 @@ fn existing(dir: &Path) -> PathBuf {
     dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(dir).to_owned()
 }
 
+/// A cgroup that is being made. What it has made goes with it, unless it is told to `keep` that.
+pub struct Making<'a> {
+    cgroup: &'a Cgroup,
+    orders: Orders,
+    /// The directories that are new.
+    made: Vec<PathBuf>,
+}
+
+impl Making<'_> {
+    pub fn finish(&mut self) -> Result<()> {
+        if self.cgroup.unit.is_none() && !self.cgroup.v1.is_empty() {
+            for hierarchy in &self.cgroup.v1 {
+                self.cgroup.create_one(hierarchy, &self.orders.writes, &mut self.made)?;
+            }
+            self.cgroup.fill(&self.orders, &self.made)?;
+        }
+        Ok(())
+    }
+
+    pub fn keep(mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        // A level that another create began to use meanwhile stays.
+        self.made.iter().rev().for_each(|dir| remove_left(dir));
+    }
+}
+
+/// Removes a directory that nobody uses. Our own child may still be on its way out of it.
+fn remove_left(dir: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while fs::remove_dir(dir).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+        if Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 impl Cgroup {
     /// No side effects. Reads /proc/self/mountinfo and /proc/self/cgroup once; asks a user's systemd where it is.
     pub fn plan(
@@ -134,27 +176,27 @@ impl Cgroup {
     /// in it, or a frozen one, as runc. On failure what was made is gone again. With systemd all but the refusals is
     /// left to `adopt`.
     pub fn create(&self, resources: Option<&LinuxResources>) -> Result<()> {
-        if self.unit.is_some() {
-            self.judge(resources)?;
-            return self.hierarchies().filter(|hierarchy| hierarchy.dir.is_dir()).try_for_each(check_unused);
-        }
-        let mut made = Vec::new();
-        let result = self.create_all(resources, &mut made);
-        if result.is_err() {
-            for dir in made.iter().rev() {
-                // A level that another create began to use meanwhile stays.
-                let _ = fs::remove_dir(dir);
-            }
-        }
-        result
+        let mut making = self.begin(resources)?;
+        making.finish()?;
+        making.keep();
+        Ok(())
     }
 
-    fn create_all(&self, resources: Option<&LinuxResources>, made: &mut Vec<PathBuf>) -> Result<()> {
-        let orders = self.judge(resources)?;
-        for hierarchy in self.hierarchies() {
-            self.create_one(hierarchy, &orders.writes, made)?;
+    /// `create`, as far as it must have come when the container's first process is cloned: what a process cannot join as
+    /// cheaply by itself. On v2 alone that is all of it.
+    pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<Making<'_>> {
+        let mut making = Making { cgroup: self, orders: self.judge(resources)?, made: Vec::new() };
+        if self.unit.is_some() {
+            self.hierarchies().filter(|hierarchy| hierarchy.dir.is_dir()).try_for_each(check_unused)?;
+            return Ok(making);
         }
-        self.fill(&orders, made)
+        if let Some(v2) = &self.v2 {
+            self.create_one(v2, &making.orders.writes, &mut making.made)?;
+        }
+        if self.v1.is_empty() {
+            self.fill(&making.orders, &making.made)?;
+        }
+        Ok(making)
     }
 
     /// Everything that can be judged without the machine, which comes first.
@@ -379,17 +421,7 @@ impl Cgroup {
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
     /// somebody else, so nothing is killed and nothing below them is touched.
     pub fn remove_if_empty(&self) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        for hierarchy in self.hierarchies() {
-            // Our own child may still be on its way out.
-            while fs::remove_dir(&hierarchy.dir).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
-            {
-                if Instant::now() > deadline {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
+        self.hierarchies().for_each(|hierarchy| remove_left(&hierarchy.dir));
     }
 
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.

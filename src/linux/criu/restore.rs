@@ -81,7 +81,7 @@ fn in_cgroup(
     journal: &mut dyn Journal,
 ) -> Result<Init> {
     // In a mount namespace of its own the staged root is seen by nobody else and goes with it.
-    let own_mounts = Plan { new: libc::CLONE_NEWNS, joined: Vec::new() };
+    let own_mounts = Plan { new: libc::CLONE_NEWNS, ..Plan::default() };
     let launch = Launch {
         places: restore.places,
         log: "restore.log",
