@@ -98,12 +98,12 @@ fn a_warm_wasm_run_stays_within_its_system_calls() {
 /// Pages that a command and its children touched first.
 fn page_faults(command: &mut Command) -> u64 {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = quiet.spawn().expect("run the command");
+    let pid = quiet.spawn().expect("run the command").id() as i32;
     let mut status = 0;
     // SAFETY: both are live for the call, and a zeroed rusage is one.
     let (waited, used) = unsafe {
         let mut used: libc::rusage = std::mem::zeroed();
-        (libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut used), used)
+        (libc::wait4(pid, &raw mut status, 0, &raw mut used), used)
     };
     assert!(waited > 0 && status == 0, "{command:?}: status {status:x}");
     used.ru_minflt as u64
