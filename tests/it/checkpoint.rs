@@ -12,8 +12,9 @@ use crate::harness::{
     runw_only, script, skip, spawn, unique, until,
 };
 
-/// Counts in /tmp/n, and on its standard output. Without children: one that is just ending is "in unexpected state" to CRIU.
-const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/n; \
+/// Counts in /tmp/n, a line for each number, and on its standard output. The file is never empty again: a process may be stopped
+/// anywhere. Without children: one that is just ending is "in unexpected state" to CRIU.
+const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >>/tmp/n; \
     j=0; while [ $j -lt 40000 ]; do j=$((j+1)); done; done";
 
 fn no_criu() -> bool {
@@ -82,7 +83,7 @@ fn criu_said(c: &Container, text: &str) -> bool {
 
 fn count(c: &Container) -> u64 {
     let text = std::fs::read_to_string(c.bundle.rootfs().join("tmp/n")).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0)
 }
 
 fn counts_on(c: &Container, from: u64) {

@@ -419,6 +419,48 @@ fn handles_of_the_guest_s_own_resources_are_counted() {
     assert_eq!(Container::new(bundle).run().code, 0);
 }
 
+/// WASI 0.3: each has a handle, an unfinished call as well.
+#[test]
+fn streams_futures_and_calls_that_are_never_awaited_end_the_guest() {
+    if runw_only("wasm") {
+        return;
+    }
+    let guest = |imports: &str, lower: &str, kind: &str, call: &str| {
+        text(&format!(
+            r#"(component
+            {imports}
+            (core func $call ({lower}))
+            (core module $app
+              (import "host" "call" (func $call {kind}))
+              (func (export "run") (result i32) (loop $more (drop {call}) (br $more)) (unreachable)))
+            (core instance $app (instantiate $app (with "host" (instance (export "call" (func $call))))))
+            (func $run async (result (result)) (canon lift (core func $app "run")))
+            (instance $run (export "run" (func $run)))
+            (export "wasi:cli/run@0.3.0" (instance $run)))"#
+        ))
+    };
+    let clock = r#"(import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+        (export "wait-for" (func async (param "how-long" u64)))))"#;
+    for (what, made) in [
+        ("streams", guest("(type $t (stream u8))", "canon stream.new $t", "(result i64)", "(call $call)")),
+        ("futures", guest("(type $t (future u8))", "canon future.new $t", "(result i64)", "(call $call)")),
+        ("waitable sets", guest("", "canon waitable-set.new", "(result i32)", "(call $call)")),
+    ] {
+        let out = endure(what, made);
+        assert!(out.code == 134 && out.err.contains("handle"), "{what}: {out:?}");
+    }
+    let calls = |limits: &str| {
+        let lower = r#"canon lower (func $clock "wait-for") async"#;
+        let call = "(call $call (i64.const 1000000000000))";
+        guest(clock, lower, "(param i64) (result i32)", call)
+            .edit(|c| c["annotations"]["dev.runw.limits.handles"] = json!(limits))
+    };
+    // The handles' limit, or before it the container's memory.
+    let out = endure("calls", calls("1000"));
+    assert!(out.code == 134 && out.err.contains("handle"), "{out:?}");
+    assert!(matches!(endure("calls", calls("100000")).code, 134 | 137));
+}
+
 /// What a call hands over the host copies, here into three times as much.
 #[test]
 fn a_call_may_hand_over_no_more_than_the_limit() {
