@@ -8,7 +8,8 @@ fn main() {
     println!("cargo:rustc-env=RUNW_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-env=RUNW_WASMTIME={}", wasmtime().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-link-arg-bins=-Wl,--entry=runw_start,--no-eh-frame-hdr");
-    let order = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/order/order.txt");
+    // Relative to where cargo calls the linker from, so that checkouts may share a target directory.
+    let order = "benches/order/order.txt";
     println!("cargo:rustc-link-arg-bins=-Wl,--symbol-ordering-file={order},--no-warn-symbol-ordering");
     println!("cargo:rerun-if-changed={order}");
     println!("cargo:rerun-if-changed=Cargo.lock");
