@@ -27,13 +27,13 @@ static int by_address(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void move(pid_t pid, unsigned long at, unsigned char *byte, int out)
+static void put_back(pid_t pid, int i)
 {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/%d/mem", pid);
 	int file = open(path, O_RDWR);
-	if (file < 0 || (out ? pwrite(file, byte, 1, at) : pread(file, byte, 1, at)) != 1)
-		err(1, "%s at %lx", path, at);
+	if (file < 0 || pwrite(file, &original[i], 1, address[i]) != 1)
+		err(1, "%s at %lx", path, address[i]);
 	close(file);
 }
 
@@ -66,7 +66,7 @@ static int met(pid_t pid)
 	if (!found)
 		return 0;
 	int i = found - address;
-	move(pid, rip, &original[i], 1);
+	put_back(pid, i);
 	ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, rip), rip);
 	if (!printed[i])
 		printf("%lx\n", rip);

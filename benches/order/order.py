@@ -24,11 +24,11 @@ def symbols(binary):
     return found
 
 
-def bundle(binary, home, args):
+def bundle(binary, home, words=(), process={}):
     (home / "rootfs").mkdir(parents=True)
-    subprocess.run([binary, "spec", "--bundle", home], check=True)
+    subprocess.run([binary, "spec", "--bundle", home, *words], check=True)
     config = json.loads((home / "config.json").read_text())
-    config["process"].update(terminal=False, args=args)
+    config["process"].update(process, terminal=False)
     (home / "config.json").write_text(json.dumps(config))
 
 
@@ -38,23 +38,19 @@ def main():
     entered = {}
 
     def follow(*words):
-        command = [tools / "entered", tools / "functions", binary, "--root", work / "state", *words]
+        command = [work / "entered", work / "functions", binary, "--root", work / "state", *words]
         out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         entered.update(dict.fromkeys(int(line, 16) for line in out.split()))
 
     with tempfile.TemporaryDirectory(prefix="runw-order-") as work:
-        work = tools = Path(work)
-        peers.static(HERE / "entered.c", tools)
-        (tools / "functions").write_text("".join(f"{address:x}\n" for address in names))
+        work = Path(work)
+        peers.static(HERE / "entered.c", work)
+        (work / "functions").write_text("".join(f"{address:x}\n" for address in names))
         for name in ("true", "pause"):
-            bundle(binary, work / name, [f"/{name}"])
+            bundle(binary, work / name, process={"args": [f"/{name}"]})
             for program in ("true", "pause"):
                 peers.static(HERE.parent / f"{program}.c", work / name / "rootfs")
-        (work / "wasm").mkdir()
-        subprocess.run([binary, "spec", "--bundle", work / "wasm", "--wasm", guest], check=True)
-        config = json.loads((work / "wasm/config.json").read_text())
-        config["process"]["terminal"] = False
-        (work / "wasm/config.json").write_text(json.dumps(config))
+        bundle(binary, work / "wasm", words=["--wasm", guest])
         follow("run", "--bundle", work / "true", "order-run")
         # Not followed: what waits for `start` would be left with breakpoints that nobody hears.
         command = [binary, "--root", work / "state", "create", "--bundle", work / "pause", "order"]
