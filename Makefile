@@ -57,7 +57,8 @@ test: build
 	(export RUNW_TEST_SKIPS=$(SKIPS); $(CONFORMANCE)) || status=$$?; \
 	if [[ -n "$(VM)" ]]; then RUNW=$(RUNW) RUNW_TEST_SKIPS=$(SKIPS) tests/vm/run.py || status=$$?; fi; \
 	find /sys/fs/cgroup -depth -type d -path '*/runw-test*' -exec rmdir {} + 2>/dev/null || true; \
-	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; exit $$status
+	if [[ -s $(SKIPS) ]]; then echo "$$(wc -l <$(SKIPS)) skipped:"; sort $(SKIPS); else echo "0 skipped"; fi; \
+	(( status == 0 )) || sed -n '/^---- .* stdout ----$$/,/^failures:$$/p' $(CARGO_TARGET_DIR)/tests.log; exit $$status
 
 # Seconds for each target.
 FUZZ_SECONDS ?= 600

@@ -150,10 +150,12 @@ pub fn cap(names: &[&str]) -> Value {
     json!({"bounding": names, "effective": names, "permitted": names, "inheritable": names, "ambient": names})
 }
 
-/// An executable shell script on the host, for hooks.
+/// An executable shell script on the host, for hooks. A process of its own writes it: a child that another test makes
+/// meanwhile would have inherited our descriptor, and execve(2) refuses what is open for writing (ETXTBSY).
 pub fn script(path: &Path, body: &str) {
-    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).expect("write a script");
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod a script");
+    let mut writer = Command::new("install");
+    writer.args(["-m", "755", "/dev/stdin"]).arg(path);
+    super::spawn_with_stdin(&mut writer, format!("#!/bin/sh\n{body}\n").as_bytes()).wait().ok();
 }
 
 fn default_config() -> &'static Value {
