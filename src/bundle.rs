@@ -161,8 +161,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>)> {
     }
 }
 
-/// Errors name the field: `process.args[1]: invalid type: integer ...`.
+/// Errors name the field: `process.args[1]: invalid type: integer ...`. To know its name costs as much as the parsing, so
+/// only what fails is parsed that way.
 fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::seam::{MountId, Process, Status};
 
@@ -42,7 +43,7 @@ pub const NOT_EXIST: &str = "container does not exist";
 pub const EXISTS: &str = "container with given ID already exists";
 
 /// What is known of a container, as kept in `state.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     pub format: u32,
@@ -73,9 +74,9 @@ pub struct Record {
     /// `create --no-new-keyring`, which an exec must know.
     #[serde(default)]
     pub no_new_keyring: bool,
-    /// `linux::cgroup::Cgroup`, opaque here; null until planned.
+    /// `linux::cgroup::Cgroup`, opaque here; none until planned.
     #[serde(default)]
-    pub cgroup: serde_json::Value,
+    pub cgroup: Option<Box<RawValue>>,
 }
 
 impl Record {
@@ -303,7 +304,7 @@ impl Entry {
         let (path, temp) = (self.dir.join(STATE), self.dir.join(STATE_TEMP));
         let context = || format!("cannot save {}", path.display());
         write_private(&temp, &bytes).with_context(context)?;
-        std::fs::rename(&temp, &path).with_context(context)
+        replace(&temp, &path).with_context(context)
     }
 
     /// Keeps the bytes of config.json that the container was made from.
@@ -378,6 +379,18 @@ impl Entry {
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     file?.write_all(bytes)
+}
+
+/// Puts `temp` in the place of `path`. ext4 writes out at once what rename(2) puts in the place of another file (ext4.rst,
+/// auto_da_alloc), and whoever removes it next waits for the disk: exchanged, neither happens.
+fn replace(temp: &Path, path: &Path) -> std::io::Result<()> {
+    match rustix::fs::renameat_with(CWD, temp, CWD, path, RenameFlags::EXCHANGE) {
+        // If the old one stays it is overwritten by the next, or removed with the directory.
+        Ok(()) => drop(std::fs::remove_file(temp)),
+        // There is no old one, or the file system cannot exchange them (rename(2): EINVAL).
+        Err(_) => std::fs::rename(temp, path)?,
+    }
+    Ok(())
 }
 
 /// A file that is written, and takes effect only when what it tells of has happened.

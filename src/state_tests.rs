@@ -43,7 +43,7 @@ fn reserve_save_load_remove() {
     entry.record.annotations.insert("k".into(), "v".into());
     entry.save().unwrap();
     let other = root.load("a").unwrap();
-    assert_eq!(other.record, entry.record);
+    assert_eq!(serde_json::to_value(&other.record).unwrap(), serde_json::to_value(&entry.record).unwrap());
     assert!(other.busy());
     entry.unlock();
     assert!(!other.busy());
@@ -190,4 +190,33 @@ fn creates_and_deletes_at_once() {
         }
     });
     assert!(won.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn a_record_is_whole_and_there_while_it_is_saved() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let temp = Temp::new("whole");
+    let mut entry = temp.0.reserve("a").unwrap();
+    entry.save().unwrap();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while done.load(Ordering::SeqCst) == 0 {
+                let record = temp.0.load("a").unwrap().record;
+                assert!(record.annotations.get("round").is_none_or(|round| round.len() == 8000));
+                seen += 1;
+            }
+            seen
+        });
+        for round in 0..500 {
+            entry.record.annotations.insert("round".into(), format!("{round:08000}"));
+            entry.save().unwrap();
+        }
+        done.store(1, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 0);
+    });
+    assert!(!entry.dir.join(STATE_TEMP).exists());
+    assert_eq!(temp.0.load("a").unwrap().record.annotations["round"], format!("{:08000}", 499));
 }

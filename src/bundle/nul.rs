@@ -2,6 +2,7 @@
 //! (a path, an argument, a mount option), where what follows the NUL would be lost in silence.
 
 use anyhow::{Result, bail};
+use memchr::memmem;
 use serde_json::Value;
 
 /// Names the first field that holds one. Annotations are excepted: they are data for others, and never reach
@@ -9,8 +10,7 @@ use serde_json::Value;
 pub fn refuse(json: &[u8]) -> Result<()> {
     // A raw NUL is no JSON, so without this escape there is nothing to look for, and the document is not
     // parsed a second time.
-    let escape = b"\\u0000";
-    if !json.windows(escape.len()).any(|window| window == escape) {
+    if memmem::find(json, b"\\u0000").is_none() {
         return Ok(());
     }
     let mut document: Value = serde_json::from_slice(json)?;

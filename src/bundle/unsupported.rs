@@ -2,6 +2,7 @@
 //! believes in a limit or a label that is not there. Who builds one removes it here and in `cli::features`.
 
 use anyhow::{Result, bail};
+use memchr::memmem;
 use oci_spec::runtime::Spec;
 
 pub fn platforms(spec: &Spec) -> Result<()> {
@@ -20,8 +21,8 @@ pub fn unknown_platform(json: &[u8]) -> Result<()> {
         freebsd: Option<serde::de::IgnoredAny>,
     }
     // JSON may write each letter as an escape. What has neither is not parsed a second time.
-    let holds = |word: &[u8]| json.windows(word.len()).any(|window| window == word);
-    if !holds(b"freebsd") && !holds(b"\\u00") {
+    let holds = |word| memmem::find(json, word).is_some();
+    if !holds("freebsd".as_bytes()) && !holds(b"\\u00") {
         return Ok(());
     }
     let document: Document = serde_json::from_slice(json)?;

@@ -85,11 +85,8 @@ pub fn hook_output(record: &Record) -> Result<hooks::Capture> {
 
 /// The container's cgroup as `create` planned it; none when create was killed before it did.
 pub fn cgroup(entry: &Entry) -> Result<Option<Cgroup>> {
-    if entry.record.cgroup.is_null() {
-        return Ok(None);
-    }
-    let cgroup = serde_json::from_value(entry.record.cgroup.clone());
-    cgroup.map(Some).context("the cgroup in state.json cannot be understood")
+    let planned = entry.record.cgroup.as_ref().map(|planned| serde_json::from_str(planned.get()));
+    planned.transpose().context("the cgroup in state.json cannot be understood")
 }
 
 /// What the container is doing now.
@@ -160,9 +157,22 @@ pub fn take_terminal_size(process: &mut Process) {
     }
 }
 
+/// The verb is done. What it has in memory goes with the process: to take it apart first, piece by piece, is time that the
+/// caller would wait for.
+pub fn end(status: u8) -> ! {
+    sys::exit_now(status.into())
+}
+
 /// Removes what a stopped container holds, then runs its poststop hooks, whose failure is only told (runtime-spec
 /// runtime.md, step 12).
 pub fn destroy(entry: Entry) -> Result<()> {
+    // A create that was killed early has no spec, and so no hooks.
+    let spec = saved_spec(&entry).ok();
+    destroy_made_of(entry, spec.as_ref())
+}
+
+/// As `destroy`, for who has the spec.
+pub fn destroy_made_of(entry: Entry, spec: Option<&Spec>) -> Result<()> {
     match (self::cgroup(&entry)?, entry.record.init) {
         (Some(cgroup), Some(_)) => {
             if !cgroup.remove_empty() {
@@ -178,8 +188,7 @@ pub fn destroy(entry: Entry) -> Result<()> {
     if let Some(mount) = entry.record.root_mount {
         rootfs::unmount_root(&entry.record.rootfs, mount)?;
     }
-    let spec = saved_spec(&entry);
-    let linux = spec.as_ref().ok().and_then(|spec| spec.linux().as_ref());
+    let linux = spec.and_then(|spec| spec.linux().as_ref());
     // Without resctrl there is no group of it left either; without an init none was made.
     if let (Some(_), Ok(Some(rdt))) = (entry.record.init, rdt::find(&entry.record.id, linux)) {
         rdt.remove()?;
@@ -187,9 +196,8 @@ pub fn destroy(entry: Entry) -> Result<()> {
     let state = hook_state(&entry.record, Status::Stopped, None);
     let record = entry.record.clone();
     entry.remove()?;
-    // A create that was killed early has no spec, and so no hooks.
-    if let Ok(spec) = spec {
-        poststop(&record, &spec, &state);
+    if let Some(spec) = spec {
+        poststop(&record, spec, &state);
     }
     Ok(())
 }

@@ -63,10 +63,9 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
-    let made = make(&args.common, &args.id, &bundle, console.into_child(), globals)?;
-    // The process's end, which is next, unlocks it.
-    std::mem::forget(made);
-    Ok(0)
+    make(&args.common, &args.id, &bundle, console.into_child(), globals).map(std::mem::forget)?;
+    // Which unlocks it.
+    common::end(0)
 }
 
 pub(super) fn load(args: &Common, id: &str, globals: &Globals) -> Result<Bundle> {
@@ -191,7 +190,7 @@ pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Re
     entry.record.rootfs.clone_from(&bundle.rootfs);
     entry.record.annotations =
         spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-    entry.record.cgroup = serde_json::to_value(&cgroup)?;
+    entry.record.cgroup = Some(serde_json::value::to_raw_value(&cgroup)?);
     let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
     if !terminal {
         entry.record.descriptors = criu::standard_streams();

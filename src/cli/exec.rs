@@ -130,11 +130,11 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     };
     tell(&args, &running)?;
     if args.detach {
-        return Ok(0);
+        common::end(0);
     }
     let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
     let status = foreground::wait(&signals, running.process, running.pidfd.as_fd(), master, None)?;
-    u8::try_from(status).context("exit status")
+    common::end(u8::try_from(status).context("exit status")?)
 }
 
 fn running(entry: &Entry, ignore_paused: bool) -> Result<seam::Process> {

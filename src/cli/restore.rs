@@ -75,7 +75,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         return Ok(0);
     }
     let ended = run::attend(&signals, &mut entry, &init, ours, None);
-    run::finish(entry, &init, ended, false)
+    run::finish(entry, &bundle.spec, &init, ended, false)
 }
 
 fn fill(

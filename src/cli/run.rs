@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use oci_spec::runtime::Spec;
 
 use super::create::{self, Common, Console, Made};
 use super::start::Poststart;
@@ -63,14 +64,15 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         Ok(notify) => attend(&signals, &mut entry, &init, ours, notify),
         Err(error) => Err(error),
     };
-    finish(entry, &init, ended, args.keep)
+    let status = finish(entry, &bundle.spec, &init, ended, args.keep)?;
+    common::end(status)
 }
 
 /// Removes the container, unless it is to be kept, and gives on what it has come to, whatever its removal comes to.
-pub(super) fn finish(entry: Entry, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
+pub(super) fn finish(entry: Entry, spec: &Spec, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
     let running = ended.is_err();
     if (running || !keep)
-        && let Err(error) = clear(entry, init, running)
+        && let Err(error) = clear(entry, spec, init, running)
     {
         log::warn(&format!("{error:#}"));
     }
@@ -90,7 +92,7 @@ pub(super) fn attend(
     foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
 }
 
-fn clear(mut entry: Entry, init: &Init, running: bool) -> Result<()> {
+fn clear(mut entry: Entry, spec: &Spec, init: &Init, running: bool) -> Result<()> {
     if let Err(error) = entry.lock() {
         return gone_already(error);
     }
@@ -101,7 +103,7 @@ fn clear(mut entry: Entry, init: &Init, running: bool) -> Result<()> {
     if running {
         lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
     }
-    common::destroy(entry)
+    common::destroy_made_of(entry, Some(spec))
 }
 
 /// Somebody else's `delete --force` has done our work.

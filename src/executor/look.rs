@@ -79,9 +79,20 @@ impl<'a> View<'a> {
     /// Destinations may lead through links of the rootfs and of earlier mounts: runc resolves them so.
     fn cover(&mut self, destination: &Path, source: Option<(PathBuf, bool)>) {
         let at = Walk::new(self).place_of(destination);
-        self.covered.retain(|earlier| !earlier.at.starts_with(&at));
+        self.covered.retain(|earlier| !is_below(&earlier.at, &at));
         self.covered.push(Covered { at, source });
     }
+
+    fn at(&self, path: &Path) -> Option<&Covered> {
+        self.covered.iter().find(|covered| covered.at.as_os_str() == path.as_os_str())
+    }
+}
+
+/// Whether it is `directory` or something in it. The paths here are absolute and made of names alone, so their bytes say
+/// it; `Path::starts_with` takes both apart, and a container has dozens of mounts to compare with each other.
+fn is_below(path: &Path, directory: &Path) -> bool {
+    let rest = path.as_os_str().as_bytes().strip_prefix(directory.as_os_str().as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || directory == Path::new("/"))
 }
 
 /// The source of a bind mount; `None` for everything that is made at create.
@@ -207,7 +218,7 @@ impl<'v, 'a> Walk<'v, 'a> {
         // O_NONBLOCK: a fifo that slipped in must not hang a create.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let at = self.here().join(name);
-        let opened = match self.view.covered.iter().find(|covered| covered.at == at) {
+        let opened = match self.view.at(&at) {
             Some(Covered { source: Some((source, _)), .. }) => rustix::fs::open(source, flags, Mode::empty()),
             _ => self.open_below(self.dir(), name, &at, flags | OFlags::NOFOLLOW),
         };
@@ -253,7 +264,7 @@ impl<'v, 'a> Walk<'v, 'a> {
 
     fn step(&self, name: &OsStr) -> Step {
         let at = self.here().join(name);
-        if let Some(covered) = self.view.covered.iter().find(|covered| covered.at == at) {
+        if let Some(covered) = self.view.at(&at) {
             let Some((source, _)) = &covered.source else { return Step::Unknown };
             // mount(2) follows links of the host in a source, so here we do as well.
             return rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -262,7 +273,7 @@ impl<'v, 'a> Walk<'v, 'a> {
         match self.open_below(self.dir(), name, &at, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC) {
             Ok(fd) => entered(fd),
             // A mount point below may be made by create itself: `/new/dir/app` with a bind mount at `/new/dir`.
-            Err(Errno::NOENT | Errno::NOTDIR) if self.view.covered.iter().any(|c| c.at.starts_with(&at)) => {
+            Err(Errno::NOENT | Errno::NOTDIR) if self.view.covered.iter().any(|c| is_below(&c.at, &at)) => {
                 Step::Unknown
             }
             Err(Errno::NOENT | Errno::NOTDIR) => Step::Missing,
@@ -282,7 +293,7 @@ impl<'v, 'a> Walk<'v, 'a> {
             .view
             .covered
             .iter()
-            .filter(|covered| at.starts_with(&covered.at))
+            .filter(|covered| is_below(at, &covered.at))
             .max_by_key(|covered| covered.at.as_os_str().len())
             .is_some_and(|covered| matches!(covered.source, Some((_, false))));
         let no_xdev = if shallow { ResolveFlags::NO_XDEV } else { ResolveFlags::empty() };

@@ -62,13 +62,11 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
     attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     create::protect_carried(workload)?;
+    let found = namespaces_to_join(exec.init.pid, exec.linux)
+        .and_then(|kinds| Ok((kinds, root_to_enter(exec.init.pid, kinds)?)));
+    // Or those were the namespaces, and the root, of whoever has the pid now.
     let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
-    let kinds = namespaces_to_join(exec.init.pid, exec.linux)?;
-    let root = root_to_enter(exec.init.pid, kinds)?;
-    if !lifecycle::alive(exec.init) {
-        // Or those were the namespaces, and the root, of whoever has the pid now.
-        bail!("cannot exec in a stopped container");
-    }
+    let (kinds, root) = found?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let unprivileged = !rustix::process::geteuid().is_root();

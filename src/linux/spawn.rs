@@ -10,7 +10,7 @@ use rustix::process::{
 use super::cgroup::{Joiner, Placing};
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
-use super::{foreground, kernel_file, sys};
+use super::{foreground, kernel_file, seal, sys};
 use crate::seam::Process;
 
 /// The process as its parent holds it.
@@ -58,6 +58,8 @@ pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
         .context("clone a process into the container")?
     {
         sys::Cloned::Child => {
+            // Before the parent does: the last to close it pays.
+            seal::let_go();
             drop(ours);
             let reset = foreground::reset_signals_in_child(ignored);
             let joined = reset.and_then(|()| joiner.enter().context("join the cgroup"));

@@ -124,14 +124,14 @@ pub fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-struct Mount {
+struct Mount<'a> {
     root: PathBuf,
     point: PathBuf,
-    kind: String,
-    options: String,
+    kind: &'a str,
+    options: &'a str,
 }
 
-impl Mount {
+impl Mount<'_> {
     fn has(&self, controller: &str) -> bool {
         self.options.split(',').any(|option| option == controller)
     }
@@ -144,15 +144,15 @@ impl Mount {
 }
 
 /// A hierarchy may be mounted several times (into a chroot, say); the one under /sys/fs/cgroup is meant.
-fn best_mount(mounts: &[Mount], wanted: impl Fn(&Mount) -> bool) -> Option<&Mount> {
-    let usual = mounts.iter().rfind(|m| m.point.starts_with(DEFAULT_MOUNT) && wanted(m));
+fn best_mount<'a>(mounts: &'a [Mount<'a>], wanted: impl Fn(&Mount) -> bool) -> Option<&'a Mount<'a>> {
+    let usual = mounts.iter().rfind(|m| wanted(m) && m.point.starts_with(DEFAULT_MOUNT));
     usual.or_else(|| mounts.iter().find(|m| wanted(m)))
 }
 
 /// proc_pid_mountinfo(5): `id parent dev ROOT POINT opts [optional...] - KIND source OPTIONS`.
-fn parse_mountinfo(text: &str) -> Vec<Mount> {
-    let parse = |line: &str| {
-        let (mount, filesystem) = line.split_once(" - ")?;
+fn parse_mountinfo(text: &str) -> Vec<Mount<'_>> {
+    let parse = |line| {
+        let (mount, filesystem) = str::split_once(line, " - ")?;
         let kind = filesystem.split(' ').next()?;
         if kind != "cgroup" && kind != "cgroup2" {
             return None;
@@ -161,8 +161,8 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
         Some(Mount {
             root: unescape(mount.next()?),
             point: unescape(mount.next()?),
-            kind: kind.to_owned(),
-            options: filesystem.split(' ').nth(2)?.to_owned(),
+            kind,
+            options: filesystem.split(' ').nth(2)?,
         })
     };
     text.lines().filter_map(parse).collect()
@@ -170,11 +170,12 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
 fn unescape(field: &str) -> PathBuf {
+    if !field.contains('\\') {
+        return PathBuf::from(field);
+    }
     let mut path = field.to_owned();
     for (escape, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        if path.contains(escape) {
-            path = path.replace(escape, plain);
-        }
+        path = path.replace(escape, plain);
     }
     PathBuf::from(path)
 }
