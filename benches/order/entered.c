@@ -1,7 +1,8 @@
-/* entered FUNCTIONS COMMAND...: prints which of the functions the command and its children enter, each once, in order.
+/* entered FUNCTIONS COMMAND...: prints which of the functions the command and its children enter, in order: once after `p`
+ * if the command's own process does, once after `c` if a child does.
  *
  * FUNCTIONS has an address in each line, in hexadecimal, of the program that COMMAND names. Each gets a breakpoint, which
- * goes when it is met. A child is followed until it becomes another program. */
+ * goes when it is met; a child begins with all of them. It is followed until it becomes another program. */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
@@ -15,10 +16,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST = 1 << 18, PIDS = 1 << 22 };
+enum { MOST = 1 << 18, PIDS = 1 << 22, BREAKPOINT = 0xcc };
 
 static unsigned long address[MOST];
-static unsigned char original[MOST], printed[MOST], known[PIDS];
+static unsigned char original[MOST], printed[2][MOST], known[PIDS];
 static int count;
 
 static int by_address(const void *a, const void *b)
@@ -49,8 +50,10 @@ static void set_all(pid_t pid)
 	if (!text || file < 0 || process_vm_readv(pid, &here, 1, &there, 1, 0) != (ssize_t)size)
 		err(1, "read %s", path);
 	for (int i = 0; i < count; i++) {
-		original[i] = text[address[i] - address[0]];
-		text[address[i] - address[0]] = 0xcc;
+		unsigned char *byte = &text[address[i] - address[0]];
+		if (*byte != BREAKPOINT)
+			original[i] = *byte;
+		*byte = BREAKPOINT;
 	}
 	if (pwrite(file, text, size, address[0]) != (ssize_t)size)
 		err(1, "write %s", path);
@@ -59,7 +62,7 @@ static void set_all(pid_t pid)
 }
 
 /* Whether it stands behind a breakpoint, which then is none any more. */
-static int met(pid_t pid)
+static int met(pid_t pid, int child)
 {
 	unsigned long rip = ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user_regs_struct, rip), 0) - 1;
 	unsigned long *found = bsearch(&rip, address, count, sizeof *address, by_address);
@@ -68,9 +71,9 @@ static int met(pid_t pid)
 	int i = found - address;
 	put_back(pid, i);
 	ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, rip), rip);
-	if (!printed[i])
-		printf("%lx\n", rip);
-	printed[i] = 1;
+	if (!printed[child][i])
+		printf("%c %lx\n", "pc"[child], rip);
+	printed[child][i] = 1;
 	return 1;
 }
 
@@ -110,10 +113,9 @@ int main(int argc, char **argv)
 			ptrace(PTRACE_DETACH, pid, 0, 0);
 			continue;
 		}
-		int executed = pid == first && (event == PTRACE_EVENT_EXEC || begins);
-		if (executed)
+		if (event == PTRACE_EVENT_EXEC || begins)
 			set_all(pid);
-		int ours = event || begins || (WSTOPSIG(status) == SIGTRAP && met(pid));
+		int ours = event || begins || (WSTOPSIG(status) == SIGTRAP && met(pid, pid != first));
 		ptrace(PTRACE_CONT, pid, 0, ours ? 0 : WSTOPSIG(status));
 	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status))

@@ -1,8 +1,9 @@
 #!/usr/bin/env -S python3 -B
-"""Writes order.txt: the functions that the verbs enter, in that order, for the linker to put side by side (build.rs).
+"""Writes order.txt: the functions that the verbs enter, for the linker to put side by side (build.rs).
 
-They are a thousand of fifty thousand. Scattered over 22 MB each needs a page fault of its own; side by side the kernel maps
-sixteen pages for one. A name that a later build does not have costs nothing but its place.
+They are two thousand of fifty thousand. Scattered over 22 MB each needs a page fault of its own; side by side the kernel maps
+sixteen pages for one. A process starts with none of them mapped, a clone too, so what each of them enters is to be in one
+piece: see `place`. A name that a later build does not have costs nothing but its place.
 
     order.py BINARY GUEST      BINARY has its symbols; GUEST is a hello in wasm
 """
@@ -32,15 +33,28 @@ def bundle(binary, home, words=(), process={}):
     (home / "config.json").write_text(json.dumps(config))
 
 
+def place(users):
+    """Where a function stands, by who enters it: (verb, "p" or "c" for its own process or a child's). What `run` alone needs,
+    what `exec` does as well, what their children share with them, what these have for themselves; then all else."""
+    run, exec_, child = ("run", "p") in users, ("exec", "p") in users, bool(users & {("run", "c"), ("exec", "c")})
+    if run or exec_:
+        return 2 if child else 1 if exec_ else 0
+    if child:
+        return 3 if ("exec", "c") in users else 4
+    return 5
+
+
 def main():
     binary, guest = (Path(word).resolve() for word in sys.argv[1:])
     names = symbols(binary)
     entered = {}
 
-    def follow(*words):
-        command = [work / "entered", work / "functions", binary, "--root", work / "state", *words]
+    def follow(verb, *words, name=None):
+        command = [work / "entered", work / "functions", binary, "--root", work / "state", verb, *words]
         out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-        entered.update(dict.fromkeys(int(line, 16) for line in out.split()))
+        for line in out.splitlines():
+            who, address = line.split()
+            entered.setdefault(int(address, 16), set()).add((name or verb, who))
 
     with tempfile.TemporaryDirectory(prefix="runw-order-") as work:
         work = Path(work)
@@ -62,8 +76,9 @@ def main():
             follow("delete", "--force", "order")
         # The first compiles it.
         subprocess.run([binary, "--root", work / "state", "run", "--bundle", work / "wasm", "order-wasm"], check=True)
-        follow("run", "--bundle", work / "wasm", "order-wasm")
-    lines = [name for address in entered for name in names[address]]
+        follow("run", "--bundle", work / "wasm", "order-wasm", name="wasm")
+    # Who is in the same place stays in the order of being entered.
+    lines = [name for address in sorted(entered, key=lambda address: place(entered[address])) for name in names[address]]
     (HERE / "order.txt").write_text("".join(f"{name}\n" for name in lines))
     print(f"{len(entered)} of {len(names)} functions")
 
