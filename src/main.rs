@@ -13,6 +13,11 @@ mod state;
 
 use std::ffi::{c_char, c_int};
 
+use linux::arena::Arena;
+
+#[global_allocator]
+static ALLOCATOR: Arena = Arena::new();
+
 /// The C runtime calls us, not Rust's: what that does first are 16 system calls for a handler that names a stack
 /// overflow, and a start of ours is paid for in tens of microseconds. The rest of it is in `linux::sys::start`.
 // SAFETY: the name and the signature are what the C runtime looks for, and nobody else defines it.

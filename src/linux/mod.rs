@@ -1,6 +1,7 @@
 //! How a container is made, joined, limited and ended.
 
 pub mod about;
+pub mod arena;
 mod attributes;
 mod capabilities;
 pub mod cgroup;
