@@ -27,7 +27,7 @@ help:
 	@echo "make test-vm   cgroup v2 alone, systemd, AppArmor and CRIU, in an emulated machine"
 	@echo "make conformance   the OCI runtime-tools' validation suite alone, with runc and crun as controls"
 	@echo "make bench  measures it beside crun, runc, youki and wasmtime (docs/performance.md)"
-	@echo "make order  writes anew which functions the linker puts side by side"
+	@echo "make order  writes anew which functions and constants the linker puts side by side"
 	@echo "make fuzz   ten minutes for each fuzz target; make replay only runs over their seeds"
 
 setup:
@@ -91,9 +91,10 @@ bench: build
 	RUNW=$(RUNW) benches/run.py $(ROWS)
 
 # Which functions the linker puts side by side (benches/order/order.py).
+order: ORDER_MAP := $(CARGO_TARGET_DIR)/order.map
 order: setup
-	cargo rustc --release --locked --bin runw -- -C strip=none
-	benches/order/order.py $(RUNW) $$(tests/guests/build.py)/hello.wasm
+	cargo rustc --release --locked --bin runw -- -C strip=none -C link-arg=-Wl,--emit-relocs,-Map=$(ORDER_MAP)
+	benches/order/order.py $(RUNW) $(ORDER_MAP) $$(tests/guests/build.py)/hello.wasm
 	cargo build --release --locked
 
 clean:

@@ -1,6 +1,6 @@
 //! Puts into the binary what `--version` says of it: the commit, and the wasmtime that Cargo.lock chose. Gives it its entry
-//! point, which is ours (src/linux/first.rs), the functions of a start side by side (benches/order/order.py), and no index of
-//! unwind tables, since nothing unwinds.
+//! point, which is ours (src/linux/first.rs), the functions and constants of a start side by side (benches/order/order.py), and
+//! no index of unwind tables, since nothing unwinds.
 
 use std::process::Command;
 
@@ -9,9 +9,11 @@ fn main() {
     println!("cargo:rustc-env=RUNW_WASMTIME={}", wasmtime().unwrap_or_else(|| "unknown".into()));
     println!("cargo:rustc-link-arg-bins=-Wl,--entry=runw_start,--no-eh-frame-hdr");
     // Relative to where cargo calls the linker from, so that checkouts may share a target directory.
-    let order = "benches/order/order.txt";
-    println!("cargo:rustc-link-arg-bins=-Wl,--symbol-ordering-file={order},--no-warn-symbol-ordering");
-    println!("cargo:rerun-if-changed={order}");
+    let (functions, constants) = ("benches/order/order.txt", "benches/order/order.ld");
+    println!("cargo:rustc-link-arg-bins=-Wl,--symbol-ordering-file={functions},--no-warn-symbol-ordering");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{constants}");
+    println!("cargo:rerun-if-changed={functions}");
+    println!("cargo:rerun-if-changed={constants}");
     println!("cargo:rerun-if-changed=Cargo.lock");
     println!("cargo:rerun-if-changed=build.rs");
 }

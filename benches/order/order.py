@@ -1,16 +1,29 @@
 #!/usr/bin/env -S python3 -B
-"""Writes order.txt: the functions that the verbs enter, for the linker to put side by side (build.rs).
+"""Writes order.txt and order.ld: the functions that the verbs enter, and the constants that these name, for the linker to put
+side by side (build.rs).
 
 They are two thousand of fifty thousand. Scattered over 22 MB each needs a page fault of its own; side by side the kernel maps
 sixteen pages for one. A process starts with none of them mapped, a clone too, so what each of them enters is to be in one
 piece: see `place`. A name that a later build does not have costs nothing but its place.
 
-    order.py BINARY GUEST      BINARY has its symbols; GUEST is a hello in wasm
+    order.py BINARY MAP GUEST      BINARY has its symbols and relocations, MAP is the linker's; GUEST is a hello in wasm
 """
-import json, subprocess, sys, tempfile
+import json, re, subprocess, sys, tempfile
 from pathlib import Path
 
+from constants import Constants
+
 HERE = Path(__file__).resolve().parent
+# The kernel maps sixteen pages at a time, from a multiple of sixteen.
+SCRIPT = """/* Written by order.py. */
+SECTIONS
+{
+	.rodata.start : ALIGN(0x10000)
+	{
+%s	}
+}
+INSERT BEFORE .rodata;
+"""
 sys.path.insert(0, str(HERE.parent))
 import peers  # noqa: E402
 
@@ -45,7 +58,7 @@ def place(users):
 
 
 def main():
-    binary, guest = (Path(word).resolve() for word in sys.argv[1:])
+    binary, linked, guest = (Path(word).resolve() for word in sys.argv[1:])
     names = symbols(binary)
     entered = {}
 
@@ -78,9 +91,12 @@ def main():
         subprocess.run([binary, "--root", work / "state", "run", "--bundle", work / "wasm", "order-wasm"], check=True)
         follow("run", "--bundle", work / "wasm", "order-wasm", name="wasm")
     # Who is in the same place stays in the order of being entered.
-    lines = [name for address in sorted(entered, key=lambda address: place(entered[address])) for name in names[address]]
-    (HERE / "order.txt").write_text("".join(f"{name}\n" for name in lines))
-    print(f"{len(entered)} of {len(names)} functions")
+    addresses = sorted(entered, key=lambda address: place(entered[address]))
+    (HERE / "order.txt").write_text("".join(f"{name}\n" for address in addresses for name in names[address]))
+    # The number is another one in each build.
+    sections = dict.fromkeys(re.sub(r"\.llvm\.\d+$", ".llvm.*", name) for name in Constants(binary, linked).of(addresses))
+    (HERE / "order.ld").write_text(SCRIPT % "".join(f"\t\t*({name})\n" for name in sections))
+    print(f"{len(entered)} of {len(names)} functions, {len(sections)} sections of constants")
 
 
 if __name__ == "__main__":
