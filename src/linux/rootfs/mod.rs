@@ -15,7 +15,6 @@ mod shared;
 mod sources;
 mod stage;
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -60,8 +59,6 @@ pub struct Root<'a> {
 /// The root once it is mounted, before pivot_root.
 pub struct Mounted {
     root: OwnedFd,
-    /// The kernel's name for it.
-    name: CString,
     /// Mounts that become read-only when everything has been put into them (`/dev`, every tmpfs).
     late_read_only: Vec<OwnedFd>,
 }
@@ -73,7 +70,7 @@ impl Root<'_> {
             self.set_base_propagation()?;
         }
         let root = self.attach_root(&mut sources)?;
-        let mut mounted = Mounted { name: mount::name_of(root.as_fd())?, root, late_read_only: Vec::new() };
+        let mut mounted = Mounted { root, late_read_only: Vec::new() };
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
             mount::perform(self, &mut mounted, mount, index)
                 .with_context(|| format!("mount {}", mount.destination().display()))?;

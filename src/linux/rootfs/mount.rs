@@ -289,7 +289,7 @@ fn filesystem(
     let label = label.filter(|label| label.option(kind).is_some() || kind == "mqueue");
     options.data.extend(label.and_then(|label| label.option(kind)));
     let target = covered.map_or_else(|| inside::missing_directory(at, destination), Ok)?;
-    check_proc(&mounted.name, &target, destination, kind == "proc")?;
+    check_proc(at, &target, destination, kind == "proc")?;
     let plain = !late && label.is_none() && old_call::is_enough(&options);
     // If it fails, what follows says why.
     if plain && old_call::mount(kind, source, &options, target.as_fd()).is_ok() {
@@ -336,7 +336,7 @@ fn bind(
     } else {
         inside::file(at, destination)?
     };
-    check_proc(&mounted.name, &target, destination, tree.is_procfs()?)?;
+    check_proc(at, &target, destination, tree.is_procfs()?)?;
     tree.set_attributes(true, options.set_recursive, options.clear_recursive)?;
     tree.replace_attributes(options.set, options.clear)?;
     propagate(tree, options)?;
@@ -442,11 +442,11 @@ const PROC_FILES: &[&str] = &[
 
 /// CVE-2019-16884: over /proc goes a procfs and nothing else, whatever is there now, and inside it only what the list
 /// above names (runc: checkProcMount). An image's `VOLUME /proc` would otherwise take labels and masks over.
-fn check_proc(root: &CStr, target: &Place, destination: &Path, procfs: bool) -> Result<()> {
+fn check_proc(root: BorrowedFd<'_>, target: &Place, destination: &Path, procfs: bool) -> Result<()> {
     let inside = if target.direct {
         Path::new("/").join(destination.components().collect::<PathBuf>()).display().to_string()
     } else {
-        let target = name_of(target.as_fd())?;
+        let (root, target) = (name_of(root)?, name_of(target.as_fd())?);
         let inside = target.to_bytes().strip_prefix(root.to_bytes());
         String::from_utf8_lossy(inside.ok_or_else(|| anyhow!("left the root"))?).into_owned()
     };
@@ -459,7 +459,7 @@ fn check_proc(root: &CStr, target: &Place, destination: &Path, procfs: bool) -> 
 }
 
 /// The kernel's own name for it.
-pub fn name_of(fd: BorrowedFd<'_>) -> Result<CString> {
+fn name_of(fd: BorrowedFd<'_>) -> Result<CString> {
     rustix::fs::readlink(proc_path(fd), Vec::new()).context("ask for the name of a directory of the root")
 }
 
