@@ -213,7 +213,7 @@ impl Root {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(EXISTS),
             made => made.with_context(|| format!("cannot make {}", dir.display()))?,
         }
-        let mut entry = Entry { dir, record: Record::new(id), lock: None };
+        let mut entry = Entry { dir, record: Record::new(id), handle: None, locked: false };
         let claimed = entry.take_lock().and_then(|()| {
             // A delete may have removed our directory and another create made it again before we had the lock:
             // then two of us wait for the same one, and who comes first has written its record.
@@ -234,12 +234,13 @@ impl Root {
         check_id(id)?;
         let dir = self.dir.join(id);
         let record = read_record(&dir, id)?;
-        Ok(Entry { dir, record, lock: None })
+        Ok(Entry { dir, record, handle: None, locked: false })
     }
 
     pub fn load_locked(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        let mut entry = Entry { dir: self.dir.join(id), record: Record::new(id), lock: None };
+        let mut entry =
+            Entry { dir: self.dir.join(id), record: Record::new(id), handle: None, locked: false };
         entry.lock()?;
         Ok(entry)
     }
@@ -269,24 +270,29 @@ impl Root {
 pub struct Entry {
     pub dir: PathBuf,
     pub record: Record,
-    /// The directory itself, flock'ed. Close-on-exec, but a clone inherits it: the child must close it, or the
-    /// lock lives as long as the child does.
-    lock: Option<File>,
+    /// The directory itself, since it was locked first. Close-on-exec, but a clone inherits it: the child must close it,
+    /// or the lock lives as long as the child does.
+    handle: Option<File>,
+    locked: bool,
 }
 
 impl Entry {
-    /// Waits (not for ever) until no other runw changes this container, then reads the record anew.
+    /// Waits (not for ever) until no other runw changes this container, then reads the record; of one that was locked
+    /// before only its `create` changes that, and another container's directory is another one.
     pub fn lock(&mut self) -> Result<()> {
-        if self.lock.is_none() {
+        if !self.locked {
+            let known = self.handle.is_some();
             self.take_lock()?;
-            self.record = read_record(&self.dir, &self.record.id)?;
+            if !known {
+                self.record = read_record(&self.dir, &self.record.id)?;
+            }
         }
         Ok(())
     }
 
     /// Whether another process holds the lock now: a `create` without a lock holder was killed.
     pub fn busy(&self) -> bool {
-        if self.lock.is_some() {
+        if self.locked {
             return false;
         }
         let Ok(dir) = File::open(&self.dir) else { return false };
@@ -294,17 +300,22 @@ impl Entry {
     }
 
     pub fn unlock(&mut self) {
-        self.lock = None;
+        if let Some(dir) = &self.handle {
+            let _ = rustix::fs::flock(dir, FlockOperation::Unlock);
+        }
+        self.locked = false;
     }
 
     /// Replaces `state.json`. No fsync: the record describes processes, and none outlives a power failure; the
     /// rename alone keeps it whole when runw is killed.
     pub fn save(&self) -> Result<()> {
+        self.stage()?.commit()
+    }
+
+    /// Writes a new state.json beside the one in use; `Staged::commit` puts it in its place.
+    pub fn stage(&self) -> Result<Staged> {
         let bytes = serde_json::to_vec(&self.record).context("cannot write the state as JSON")?;
-        let (path, temp) = (self.dir.join(STATE), self.dir.join(STATE_TEMP));
-        let context = || format!("cannot save {}", path.display());
-        write_private(&temp, &bytes).with_context(context)?;
-        replace(&temp, &path).with_context(context)
+        Staged::write(self.dir.join(STATE), self.dir.join(STATE_TEMP), &bytes)
     }
 
     /// Keeps the bytes of config.json that the container was made from.
@@ -313,13 +324,9 @@ impl Entry {
         write_private(&path, bytes).with_context(|| format!("cannot save {}", path.display()))
     }
 
-    /// Writes a new config.json beside the one in use; `Staged::commit` puts it in its place.
+    /// `stage`, for config.json.
     pub fn stage_config(&self, bytes: &[u8]) -> Result<Staged> {
-        let path = self.dir.join(CONFIG);
-        let staged = Staged { temp: self.dir.join(CONFIG_TEMP), path };
-        write_private(&staged.temp, bytes)
-            .with_context(|| format!("cannot write {}", staged.temp.display()))?;
-        Ok(staged)
+        Staged::write(self.dir.join(CONFIG), self.dir.join(CONFIG_TEMP), bytes)
     }
 
     /// Removes the directory. Gone already is done.
@@ -338,24 +345,34 @@ impl Entry {
     }
 
     fn take_lock(&mut self) -> Result<()> {
-        let id = &self.record.id;
-        let dir = match File::open(&self.dir) {
+        let known = self.handle.is_some();
+        let opened = self.handle.take().map_or_else(|| File::open(&self.dir), Ok);
+        let dir = match opened {
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(NOT_EXIST),
             dir => dir.with_context(|| format!("cannot open {}", self.dir.display()))?,
         };
+        let taken = self.lock_directory(&dir);
+        self.locked = taken.is_ok();
+        // The one that was locked first stays the one that is meant, whatever has its name by now.
+        if known || self.locked {
+            self.handle = Some(dir);
+        }
+        taken
+    }
+
+    fn lock_directory(&self, dir: &File) -> Result<()> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                Err(Errno::WOULDBLOCK) => {
-                    let waited = LOCK_PATIENCE.as_secs();
-                    bail!(
-                        "container {id} is being changed by another runw, which did not finish in {waited} s"
-                    )
-                }
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "container {} is being changed by another runw, which did not finish in {} s",
+                    self.record.id,
+                    LOCK_PATIENCE.as_secs()
+                ),
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     return Err(anyhow!(error))
@@ -370,7 +387,6 @@ impl Entry {
         };
         let current = std::fs::symlink_metadata(&self.dir).ok().zip(dir.metadata().ok());
         ensure!(current.is_some_and(|(now, held)| same(now, held)), NOT_EXIST);
-        self.lock = Some(dir);
         Ok(())
     }
 }
@@ -381,18 +397,6 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file?.write_all(bytes)
 }
 
-/// Puts `temp` in the place of `path`. ext4 writes out at once what rename(2) puts in the place of another file (ext4.rst,
-/// auto_da_alloc), and whoever removes it next waits for the disk: exchanged, neither happens.
-fn replace(temp: &Path, path: &Path) -> std::io::Result<()> {
-    match rustix::fs::renameat_with(CWD, temp, CWD, path, RenameFlags::EXCHANGE) {
-        // If the old one stays it is overwritten by the next, or removed with the directory.
-        Ok(()) => drop(std::fs::remove_file(temp)),
-        // There is no old one, or the file system cannot exchange them (rename(2): EINVAL).
-        Err(_) => std::fs::rename(temp, path)?,
-    }
-    Ok(())
-}
-
 /// A file that is written, and takes effect only when what it tells of has happened.
 #[derive(Debug)]
 pub struct Staged {
@@ -401,16 +405,35 @@ pub struct Staged {
 }
 
 impl Staged {
-    pub fn commit(self) -> Result<()> {
+    fn write(path: PathBuf, temp: PathBuf, bytes: &[u8]) -> Result<Staged> {
+        let staged = Staged { temp, path };
+        let written = write_private(&staged.temp, bytes);
+        written.with_context(|| format!("cannot write {}", staged.temp.display()))?;
+        Ok(staged)
+    }
+
+    /// ext4 writes out at once what rename(2) puts in the place of another file (ext4.rst, auto_da_alloc), and whoever
+    /// removes it next waits for the disk: exchanged, neither happens.
+    pub fn commit(mut self) -> Result<()> {
+        let exchange = RenameFlags::EXCHANGE;
+        if rustix::fs::renameat_with(CWD, &self.temp, CWD, &self.path, exchange).is_ok() {
+            return Ok(());
+        }
+        // There is no old one, or the file system cannot exchange them (rename(2): EINVAL).
         std::fs::rename(&self.temp, &self.path)
-            .with_context(|| format!("cannot replace {}", self.path.display()))
+            .with_context(|| format!("cannot replace {}", self.path.display()))?;
+        self.temp.clear();
+        Ok(())
     }
 }
 
 impl Drop for Staged {
+    /// What was not put in its place, or what was there before. If it stays it is overwritten by the next, or removed with
+    /// the directory.
     fn drop(&mut self) {
-        // After a commit there is nothing under this name.
-        let _ = std::fs::remove_file(&self.temp);
+        if !self.temp.as_os_str().is_empty() {
+            let _ = std::fs::remove_file(&self.temp);
+        }
     }
 }
 

@@ -81,6 +81,29 @@ fn a_lock_outlived_by_its_directory_is_worth_nothing() {
 }
 
 #[test]
+fn a_lock_is_taken_again_of_the_same_directory_only() {
+    let temp = Temp::new("again");
+    let mut entry = temp.0.reserve("a").unwrap();
+    entry.save().unwrap();
+    entry.unlock();
+    temp.0.load_locked("a").unwrap();
+    entry.lock().unwrap();
+    assert!(!entry.busy() && temp.0.load("a").unwrap().busy());
+    entry.unlock();
+    temp.0.load_locked("a").unwrap().remove().unwrap();
+    let another = temp.0.reserve("a").unwrap();
+    another.save().unwrap();
+    for _ in 0..2 {
+        assert_eq!(entry.lock().unwrap_err().to_string(), NOT_EXIST);
+    }
+    another.remove().unwrap();
+    let mut entry = temp.0.reserve("a").unwrap();
+    entry.unlock();
+    std::fs::remove_dir_all(&entry.dir).unwrap();
+    assert_eq!(entry.lock().unwrap_err().to_string(), NOT_EXIST);
+}
+
+#[test]
 fn a_create_killed_early_can_be_loaded() {
     let temp = Temp::new("torn");
     let dir = temp.0.dir.join("a");

@@ -91,11 +91,16 @@ pub fn cgroup(entry: &Entry) -> Result<Option<Cgroup>> {
 
 /// What the container is doing now.
 pub fn status(entry: &Entry) -> Result<Status> {
+    status_of(entry, entry.record.init.map(lifecycle::alive))
+}
+
+/// As `status`, for who knows whether init runs.
+pub fn status_of(entry: &Entry, alive: Option<bool>) -> Result<Status> {
     Ok(lifecycle::status(&lifecycle::Known {
-        init: entry.record.init,
+        alive,
         created: entry.record.created_done,
         waiting: entry.dir.join(START_SOCKET).exists(),
-        busy: entry.busy(),
+        busy: alive.is_none() && entry.busy(),
         cgroup: cgroup(entry)?.as_ref(),
     }))
 }

@@ -16,7 +16,7 @@ use crate::linux::terminal::{self, Receiver};
 use crate::linux::{criu, notify, seal};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
-use crate::state::{Entry, START_SOCKET};
+use crate::state::{Entry, START_SOCKET, Staged};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -63,7 +63,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let bundle = load(&args.common, &args.id, globals)?;
     let console = Console::decide(&bundle.spec, args.common.console_socket.as_deref(), true)?;
-    make(&args.common, &args.id, &bundle, console.into_child(), globals).map(std::mem::forget)?;
+    make(&args.common, &args.id, &bundle, console.into_child(), Starter::Another, globals)
+        .map(std::mem::forget)?;
     // Which unlocks it.
     common::end(0)
 }
@@ -83,20 +84,29 @@ pub(super) struct Made {
     pub init: Init,
 }
 
+/// Who starts the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    Us,
+    /// `start`, by the start socket.
+    Another,
+}
+
 /// What is settled before anything is made.
 struct Decided<'a> {
     bundle: &'a Bundle,
     process: Process,
     preserved: Preserved,
     workload: Box<dyn Workload>,
+    starter: Starter,
 }
 
 impl Decided<'_> {
-    fn of<'a>(args: &Common, bundle: &'a Bundle, globals: &Globals) -> Result<Decided<'a>> {
+    fn of<'a>(args: &Common, bundle: &'a Bundle, starter: Starter, globals: &Globals) -> Result<Decided<'a>> {
         let preserved = Preserved::find(args.preserve_fds)?;
         let process = process(&bundle.spec, preserved)?;
         let workload = choose(&process, bundle, globals)?;
-        Ok(Decided { bundle, process, preserved, workload })
+        Ok(Decided { bundle, process, preserved, workload, starter })
     }
 }
 
@@ -105,9 +115,10 @@ pub(super) fn make(
     id: &str,
     bundle: &Bundle,
     console: Option<Receiver>,
+    starter: Starter,
     globals: &Globals,
 ) -> Result<Made> {
-    let decided = Decided::of(args, bundle, globals)?;
+    let decided = Decided::of(args, bundle, starter, globals)?;
     reserved(id, bundle, globals, |entry| fill(entry, args, decided, console, globals))
 }
 
@@ -141,7 +152,7 @@ fn fill(
     console: Option<Receiver>,
     globals: &Globals,
 ) -> Result<Init> {
-    let Decided { bundle, process, preserved, mut workload } = decided;
+    let Decided { bundle, process, preserved, mut workload, starter } = decided;
     let spec = &bundle.spec;
     entry.record.no_new_keyring = args.no_new_keyring;
     let cgroup = begin(entry, bundle, globals)?;
@@ -154,6 +165,7 @@ fn fill(
     workload.prepare()?;
     entry.record.wasm = workload.needs().in_process;
     let record = entry.record.clone();
+    let start_socket = entry.dir.join(START_SOCKET);
     let create = Create {
         id: &record.id,
         spec,
@@ -161,7 +173,7 @@ fn fill(
         bundle: &bundle.dir,
         rootfs: &bundle.rootfs,
         seccomp_cache: &globals.root.seccomp_cache(),
-        start_socket: &entry.dir.join(START_SOCKET),
+        start_socket: (starter == Starter::Another).then_some(&start_socket),
         cgroup: &cgroup,
         preserved,
         no_pivot: args.no_pivot,
@@ -174,7 +186,7 @@ fn fill(
     let receiver = args.pidfd_socket.as_deref();
     let receiver = receiver.or(annotations::value(spec, annotations::PIDFD_RECEIVER).map(Path::new));
     let pidfd_socket = receiver.map(terminal::connect).transpose().context("--pidfd-socket")?;
-    let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket };
+    let mut pages = Pages { entry, bundle, done: None, pid_file: args.pid_file.as_deref(), pidfd_socket };
     crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
 }
 
@@ -191,12 +203,6 @@ pub(super) fn begin(entry: &mut Entry, bundle: &Bundle, globals: &Globals) -> Re
     entry.record.annotations =
         spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     entry.record.cgroup = Some(serde_json::value::to_raw_value(&cgroup)?);
-    let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
-    if !terminal {
-        entry.record.descriptors = criu::standard_streams();
-    }
-    // Nobody asks for it before the record says that there is a container.
-    entry.keep_config(&bundle.config)?;
     entry.save()?;
     Ok(cgroup)
 }
@@ -238,6 +244,9 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
 /// What is written down while the container is made.
 pub(super) struct Pages<'a> {
     pub entry: &'a mut Entry,
+    pub bundle: &'a Bundle,
+    /// The record of a container that is created.
+    pub done: Option<Staged>,
     pub pid_file: Option<&'a Path>,
     pub pidfd_socket: Option<OwnedFd>,
 }
@@ -246,13 +255,24 @@ impl Journal for Pages<'_> {
     fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()> {
         self.entry.record.init = Some(process);
         self.entry.record.root_mount = root_mount;
+        let process = self.bundle.spec.process().as_ref();
+        if !process.is_some_and(|process| process.terminal().unwrap_or(false)) {
+            self.entry.record.descriptors = criu::standard_streams();
+        }
+        // Nobody asks for it before the record says that there is a process.
+        self.entry.keep_config(&self.bundle.config)?;
         self.entry.save()
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.entry.record.created_done = true;
+        self.done = Some(self.entry.stage()?);
+        Ok(())
     }
 
     /// state.json first: whoever sees the pid file may ask for the state at once (conmon, containerd's shim).
     fn ready(&mut self) -> Result<()> {
-        self.entry.record.created_done = true;
-        self.entry.save()?;
+        self.done.take().context("internal: the record is not prepared")?.commit()?;
         let init = self.entry.record.init.context("no init process")?;
         if let Some(socket) = &self.pidfd_socket {
             common::send_pidfd(socket, init)?;

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::cli::{CgroupManager, start};
+use crate::cli::CgroupManager;
 use crate::linux::{foreground, intruder};
 use crate::state::Root;
 
@@ -53,10 +53,10 @@ fn run_an_intruder(dir: &Path, id: &str) -> Result<i32> {
     let preserved = Preserved::find(0)?;
     let process = process(&bundle.spec, preserved)?;
     let workload = Box::new(intruder::Intruder::default());
-    let decided = Decided { bundle: &bundle, process, preserved, workload };
+    let decided = Decided { bundle: &bundle, process, preserved, workload, starter: Starter::Us };
     let Made { mut entry, init } =
         reserved(id, &bundle, &globals, |entry| fill(entry, &args, decided, None, &globals))?;
-    start::release(&mut entry, &bundle.spec, start::Poststart::Stops)?;
+    init.start()?;
     entry.unlock();
     let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), None, None);
     entry.lock()?;

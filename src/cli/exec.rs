@@ -1,6 +1,6 @@
 //! `runw exec`: runs another process in a container.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ use crate::bundle::annotations;
 use crate::executor::{self, Selection};
 use crate::linux::exec::{Exec, Running};
 use crate::linux::fds::Preserved;
-use crate::linux::{foreground, seal, terminal};
+use crate::linux::{foreground, lifecycle, seal, terminal};
 use crate::seam::{self, Status};
 use crate::state::Entry;
 use crate::{bundle, log};
@@ -107,7 +107,7 @@ fn parse_user(text: &str) -> Result<User> {
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let entry = globals.root.load(&args.id)?;
-    let init = running(&entry, args.ignore_paused)?;
+    let (init, pidfd) = running(&entry, args.ignore_paused)?;
     let spec = common::saved_spec(&entry)?;
     let preserved = Preserved::find(args.preserve_fds)?;
     let mut process = process(&args, &spec, preserved)?;
@@ -121,6 +121,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         foreground::set_subreaper()?;
     }
     let (ours, theirs) = console.split();
+    let init = (init, pidfd.as_fd());
     let running = match enter(&args, globals, &entry, init, &spec, &process, preserved, theirs) {
         Ok(running) => running,
         Err(error) => {
@@ -137,14 +138,17 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     common::end(u8::try_from(status).context("exit status")?)
 }
 
-fn running(entry: &Entry, ignore_paused: bool) -> Result<seam::Process> {
-    match common::status(entry)? {
+/// Its init, and the handle on it.
+fn running(entry: &Entry, ignore_paused: bool) -> Result<(seam::Process, OwnedFd)> {
+    let init = entry.record.init;
+    let pidfd = init.map(lifecycle::open).transpose()?.flatten();
+    match common::status_of(entry, init.map(|_| pidfd.is_some()))? {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
         Status::Paused if !ignore_paused => {
             bail!("cannot exec in a paused container (use --ignore-paused to override)")
         }
-        _ => entry.record.init.context("cannot exec in a stopped container"),
+        _ => init.zip(pidfd).context("cannot exec in a stopped container"),
     }
 }
 
@@ -153,12 +157,13 @@ fn enter(
     args: &Args,
     globals: &Globals,
     entry: &Entry,
-    init: seam::Process,
+    init: (seam::Process, BorrowedFd<'_>),
     spec: &Spec,
     process: &Process,
     preserved: Preserved,
     console: Option<terminal::Receiver>,
 ) -> Result<Running> {
+    let (init, init_pidfd) = init;
     let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
     let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
     let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -186,6 +191,7 @@ fn enter(
         seccomp_cache: &globals.root.seccomp_cache(),
         seccomp_state: &|| common::hook_state(&entry.record, Status::Running, Some(init.pid)),
         init,
+        init_pidfd,
         cgroup: &cgroup,
         sub_cgroups: &args.cgroup,
         preserved,

@@ -106,7 +106,8 @@ fn fill(
         hook_output: &hook_output,
         hook_state: &|status, pid| common::hook_state(&record, status, pid),
     };
-    let mut pages = Pages { entry, pid_file: args.pid_file.as_deref(), pidfd_socket: None };
+    let mut pages =
+        Pages { entry, bundle, done: None, pid_file: args.pid_file.as_deref(), pidfd_socket: None };
     let init = criu::restore(&restore, console, &mut pages)?;
     std::fs::remove_dir(&staging).with_context(|| format!("cannot remove {}", staging.display()))?;
     Ok(init)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
 
-use super::create::{self, Common, Console, Made};
+use super::create::{self, Common, Console, Made, Starter};
 use super::start::Poststart;
 use super::{Globals, common, start};
 use crate::linux::create::Init;
@@ -43,7 +43,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         foreground::set_subreaper()?;
     }
     let (ours, theirs) = console.split();
-    let made = match create::make(&args.common, &args.id, &bundle, theirs, globals) {
+    let made = match create::make(&args.common, &args.id, &bundle, theirs, Starter::Us, globals) {
         Ok(made) => made,
         Err(error) => {
             signals.restore()?;
@@ -54,8 +54,11 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     // The manager watches us, or the container's process when we go.
     let main = if args.detach { init.process.pid } else { std::process::id() as i32 };
     let notify = Proxy::listen(&entry.dir, main);
-    let started =
-        notify.and_then(|notify| start::release(&mut entry, &bundle.spec, Poststart::Stops).map(|()| notify));
+    let started = notify.and_then(|notify| {
+        init.start()?;
+        start::poststart(&mut entry, &bundle.spec, Poststart::Stops)?;
+        Ok(notify)
+    });
     let ended = match started {
         Ok(notify) if args.detach => {
             entry.unlock();
@@ -96,17 +99,13 @@ fn clear(mut entry: Entry, spec: &Spec, init: &Init, running: bool) -> Result<()
     if let Err(error) = entry.lock() {
         return gone_already(error);
     }
-    if entry.record.init != Some(init.process) {
-        // It was deleted, and the id is another container's by now.
-        return Ok(());
-    }
     if running {
         lifecycle::kill_all(Some(init.process), common::cgroup(&entry)?.as_ref())?;
     }
     common::destroy_made_of(entry, Some(spec))
 }
 
-/// Somebody else's `delete --force` has done our work.
+/// Somebody else's `delete --force` has done our work, and the id may be another container's by now.
 fn gone_already(error: anyhow::Error) -> Result<()> {
     if error.to_string() == crate::state::NOT_EXIST { Ok(()) } else { Err(error) }
 }

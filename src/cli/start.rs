@@ -26,7 +26,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
             let spec = common::saved_spec(&entry)?;
             let init = entry.record.init.context("no init process")?;
             let notify = Proxy::listen(&entry.dir, init.pid)?;
-            release(&mut entry, &spec, Poststart::Warns)?;
+            lifecycle::start(&entry.dir.join(START_SOCKET))?;
+            poststart(&mut entry, &spec, Poststart::Warns)?;
             if let Some(notify) = notify {
                 // As runc: a service has started when it says so. Others may have the container meanwhile.
                 entry.unlock();
@@ -51,10 +52,8 @@ pub(super) enum Poststart {
     Stops,
 }
 
-/// Lets init go on and runs the poststart hooks. They run without the lock: a hook that hangs must not keep anybody from
-/// deleting the container.
-pub(super) fn release(entry: &mut Entry, spec: &Spec, failing: Poststart) -> Result<()> {
-    lifecycle::start(&entry.dir.join(START_SOCKET))?;
+/// Runs the poststart hooks, without the lock: a hook that hangs must not keep anybody from deleting the container.
+pub(super) fn poststart(entry: &mut Entry, spec: &Spec, failing: Poststart) -> Result<()> {
     let Some(poststart) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
         return Ok(());
     };
@@ -71,7 +70,7 @@ pub(super) fn release(entry: &mut Entry, spec: &Spec, failing: Poststart) -> Res
     });
     let Err(error) = ran else { return Ok(()) };
     // Unless it was deleted meanwhile: the id, and the cgroup, may be another container's by now.
-    if entry.lock().is_ok() && entry.record.init == init {
+    if entry.lock().is_ok() {
         let cgroup = common::cgroup(entry).ok().flatten();
         let _ = lifecycle::kill_all(init, cgroup.as_ref());
     }

@@ -17,7 +17,7 @@ use super::namespaces::{self, Plan};
 use super::rdt::{self, Rdt};
 use super::rootfs::{self, IdMaps, Sources};
 use super::spawn::{self, Side, Spawned};
-use super::sync::Tag;
+use super::sync::{Channel, Tag};
 use super::terminal::{self, Receiver};
 use super::{netdev, process, seal, seccomp, sys};
 use crate::log;
@@ -33,8 +33,8 @@ pub struct Create<'a> {
     pub rootfs: &'a Path,
     /// Where compiled seccomp profiles are kept.
     pub seccomp_cache: &'a Path,
-    /// Where the start socket is made.
-    pub start_socket: &'a Path,
+    /// Where the start socket is made; none if who makes the container starts it, by `Init::start`.
+    pub start_socket: Option<&'a Path>,
     pub cgroup: &'a Cgroup,
     pub preserved: Preserved,
     pub no_pivot: bool,
@@ -53,6 +53,8 @@ pub trait Journal {
     /// The process exists: from now on a killed `create` can be cleaned up by its pid, and by the mount that the
     /// process will make on the host.
     fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()>;
+    /// The process is at work for a while: what `ready` is to write can be prepared.
+    fn prepare(&mut self) -> Result<()>;
     /// The container is created. The child waits for this to return before it can be started.
     fn ready(&mut self) -> Result<()>;
 }
@@ -61,6 +63,22 @@ pub trait Journal {
 pub struct Init {
     pub process: seam::Process,
     pub pidfd: OwnedFd,
+    /// What it waits at without a start socket; none if it was restored.
+    pub channel: Option<Channel>,
+}
+
+impl From<Spawned> for Init {
+    fn from(Spawned { process, pidfd, channel }: Spawned) -> Init {
+        Init { process, pidfd, channel: Some(channel) }
+    }
+}
+
+impl Init {
+    /// What `start` does by the socket. Should we die before, it ends too.
+    pub fn start(&self) -> Result<()> {
+        let channel = self.channel.as_ref().context("internal: it runs already")?;
+        channel.send(Tag::Go, &[], None).context("cannot start a container that has stopped")
+    }
 }
 
 /// Makes the container. `console` is where the terminal's master goes. On failure nothing of it is left but what
@@ -95,7 +113,7 @@ pub fn create(
     let privileged = rustix::process::geteuid().is_root();
     let sources = if plan.has_user() { Sources::default() } else { sources(create, false)? };
     let root_mount = if plan.has_mount() { None } else { Some(sources.root_mount()?) };
-    let listener = listen(create.start_socket)?;
+    let listener = create.start_socket.map(listen).transpose()?;
 
     let mut making = create.cgroup.begin(linux.and_then(|l| l.resources().as_ref()))?;
     // What an intermediate process makes is where that is, and that may see no cgroups once it has joined a mount namespace.
@@ -127,7 +145,7 @@ pub fn create(
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
     let cloned = journal.cloned(spawned.process, root_mount);
     match cloned.and_then(|()| attend(create, &plan, rdt.as_ref(), &spawned, workload, journal)) {
-        Ok(()) => Ok(Init { process: spawned.process, pidfd: spawned.pidfd }),
+        Ok(()) => Ok(spawned.into()),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
             undo(create, &spawned, rdt.as_ref(), root_mount)?;
@@ -180,6 +198,7 @@ fn attend(
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
     // It has closed its copy first of all.
     seal::let_go();
+    journal.prepare()?;
     let mut maps = IdMaps::new(linux);
     loop {
         let Some(message) = spawned.channel.receive()? else {
@@ -218,7 +237,7 @@ fn attend(
                 }
                 journal.ready()?;
                 log::debug(|| "init: closing the pipe to signal completion: it waits for start".to_owned());
-                return spawned.channel.send(Tag::Go, &[], None);
+                return create.start_socket.map_or(Ok(()), |_| spawned.channel.send(Tag::Go, &[], None));
             }
             Tag::Error => return Err(message.error()),
             tag => bail!("unexpected message {tag:?} from container init"),

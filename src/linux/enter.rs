@@ -52,7 +52,7 @@ pub struct Entering<'a> {
     pub channel: &'a Channel,
     pub first_free_fd: RawFd,
     /// What waits for `start`, or reports a failed execve.
-    pub talk: RawFd,
+    pub talk: Option<RawFd>,
     /// The caller is unprivileged: only a dumpable process is its own for /proc/PID and setns(2), which `exec` needs.
     pub unprivileged: bool,
     /// The container is running, or its mounts are the host's: others may mount in it while we look.
@@ -157,7 +157,7 @@ impl Entering<'_> {
     fn close_all_but_needed(&self, workload: &dyn Workload) -> Result<()> {
         let guest = self.proc.iter().filter_map(|proc| proc.guest.as_ref()).map(|guest| guest.fd.as_raw_fd());
         let ours = self.proc.iter().map(|proc| proc.dir.as_raw_fd()).chain(guest);
-        let talk = [self.talk, self.channel.fd()].into_iter().chain(self.hold.iter().copied());
+        let talk = self.talk.into_iter().chain([self.channel.fd()]).chain(self.hold.iter().copied());
         let keep: Vec<RawFd> = workload.keeps().into_iter().chain(talk).chain(ours).collect();
         fds::close_all_but(self.first_free_fd, &keep)
     }

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
 use rustix::fs::{Mode, OFlags};
 
@@ -33,6 +33,7 @@ pub struct Exec<'a> {
     pub seccomp_state: &'a dyn Fn() -> Vec<u8>,
     /// The container's init, whose namespaces are joined.
     pub init: seam::Process,
+    pub init_pidfd: BorrowedFd<'a>,
     pub cgroup: &'a Cgroup,
     /// `--cgroup`.
     pub sub_cgroups: &'a [String],
@@ -65,12 +66,12 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
     let found = namespaces_to_join(exec.init.pid, exec.linux)
         .and_then(|kinds| Ok((kinds, root_to_enter(exec.init.pid, kinds)?)));
     // Or those were the namespaces, and the root, of whoever has the pid now.
-    let init = lifecycle::open(exec.init)?.context("cannot exec in a stopped container")?;
+    ensure!(lifecycle::is_unreaped(exec.init_pidfd), "cannot exec in a stopped container");
     let (kinds, root) = found?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let unprivileged = !rustix::process::geteuid().is_root();
-    let joined = join_in_parent(&init, kinds)?;
+    let joined = join_in_parent(exec.init_pidfd, kinds)?;
     affinity.enter_initial()?;
     let cloned = clone(exec);
     if !matches!(cloned, Ok(Side::Child(_))) {
@@ -82,7 +83,6 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
             let in_user_namespace = kinds & libc::CLONE_NEWUSER != 0;
             let kinds = kinds & !joined;
             let inherited = Inherited {
-                init,
                 kinds,
                 root,
                 in_user_namespace,
@@ -96,7 +96,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
         }
         Side::Parent(spawned) => spawned,
     };
-    drop((talk, console, init, root));
+    drop((talk, console, root));
     match attend(exec, &spawned, read, workload) {
         Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
@@ -109,14 +109,14 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
 
 /// The pid namespace is joined by the parent, for its child only (pid_namespaces(7)): that is one process fewer than
 /// an intermediate one would be. The unprivileged must enter the user namespace that owns it before they may.
-fn join_in_parent(init: &OwnedFd, kinds: i32) -> Result<i32> {
+fn join_in_parent(init: BorrowedFd<'_>, kinds: i32) -> Result<i32> {
     let mut done = 0;
     if kinds & libc::CLONE_NEWUSER != 0 && !rustix::process::geteuid().is_root() {
-        sys::setns(init.as_fd(), libc::CLONE_NEWUSER).context("join the user namespace")?;
+        sys::setns(init, libc::CLONE_NEWUSER).context("join the user namespace")?;
         done |= libc::CLONE_NEWUSER;
     }
     if kinds & libc::CLONE_NEWPID != 0 {
-        sys::setns(init.as_fd(), libc::CLONE_NEWPID).context("join the pid namespace")?;
+        sys::setns(init, libc::CLONE_NEWPID).context("join the pid namespace")?;
         done |= libc::CLONE_NEWPID;
     }
     Ok(done)
@@ -162,13 +162,14 @@ fn namespaces_to_join(init: i32, linux: Option<&Linux>) -> Result<i32> {
     let made = namespaces::made(linux) & !libc::CLONE_NEWUSER;
     let mut kinds = made;
     for (name, kind) in KINDS.into_iter().filter(|(_, kind)| made & kind == 0) {
-        let of = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/{name}")).map(|s| (s.st_dev, s.st_ino));
+        // The link's text has the number; to follow it takes twice as long.
+        let of = |who: &str| rustix::fs::readlink(format!("/proc/{who}/ns/{name}"), Vec::new());
         let ours = match of("self") {
             // A kernel without this kind of namespace.
             Err(rustix::io::Errno::NOENT) => continue,
-            other => other.with_context(|| format!("stat our {name} namespace"))?,
+            other => other.with_context(|| format!("read our {name} namespace"))?,
         };
-        if of(&init.to_string()).with_context(|| format!("stat the container's {name} namespace"))? != ours {
+        if of(&init.to_string()).with_context(|| format!("read the container's {name} namespace"))? != ours {
             kinds |= kind;
         }
     }
@@ -237,7 +238,6 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
 
 /// What the child has of its parent's.
 struct Inherited {
-    init: OwnedFd,
     /// Namespaces that are still to be joined.
     kinds: i32,
     root: Option<OwnedFd>,
@@ -263,7 +263,7 @@ fn child(
         filter: inherited.filter.as_ref(),
         proc: None,
         area: None,
-        talk: talk.as_raw_fd(),
+        talk: Some(talk.as_raw_fd()),
         channel,
         first_free_fd: exec.preserved.end(),
         unprivileged: inherited.unprivileged,
@@ -294,13 +294,13 @@ fn prepare(
     keep.extend(
         inherited.console.iter().map(AsRawFd::as_raw_fd).chain(inherited.root.iter().map(AsRawFd::as_raw_fd)),
     );
-    keep.extend([inherited.init.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
+    keep.extend([exec.init_pidfd.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     entering.proc = Some(Proc::open(workload)?);
     if inherited.kinds != 0 {
-        join(inherited.init.as_fd(), inherited.kinds)?;
+        join(exec.init_pidfd, inherited.kinds)?;
     }
     if let Some(root) = &inherited.root {
         rustix::process::fchdir(root).context("enter the container's root")?;

@@ -25,8 +25,8 @@ pub struct Inherited {
     pub sources: Sources,
     pub attributes: Attributes,
     pub filter: Option<Filter>,
-    /// The start socket, listening.
-    pub listener: OwnedFd,
+    /// The start socket.
+    pub listener: Option<OwnedFd>,
     /// Where the terminal's master goes.
     pub console: Option<Receiver>,
     /// The runtime is root on this host.
@@ -59,7 +59,8 @@ fn let_go(
     let mut keep = inherited.sources.fds();
     keep.extend(inherited.plan.joined.iter().map(|joined| joined.fd.as_raw_fd()));
     keep.extend(inherited.console.iter().map(AsRawFd::as_raw_fd));
-    keep.extend([inherited.listener.as_raw_fd(), channel.fd()]);
+    keep.extend(inherited.listener.iter().map(AsRawFd::as_raw_fd));
+    keep.push(channel.fd());
     keep.extend(create.hook_output.fds());
     keep.extend(workload.needs().carry);
     fds::close_all_but(create.preserved.end(), &keep)
@@ -81,7 +82,7 @@ fn live(
         filter: filter.as_ref(),
         proc: None,
         area: None,
-        talk: listener.as_raw_fd(),
+        talk: listener.as_ref().map(AsRawFd::as_raw_fd),
         channel,
         first_free_fd: create.preserved.end(),
         unprivileged: !privileged,
@@ -91,15 +92,16 @@ fn live(
         hold: start_hooks_output(create),
     };
     let made = prepare(create, plan, placing, sources, console, &mut entering, workload)
-        // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
+        // Answered when state.json says `created`, or by `run` to start; a runtime that is gone by then means nobody wants us.
         .and_then(|()| channel.send(Tag::Ready, &[], None))
         .and_then(|()| channel.expect_plain(Tag::Go));
     if let Err(error) = made {
         channel.send_error(&error);
         return Err(());
     }
-    wait_for_start(&listener).map_err(drop)?;
-    drop(listener);
+    if let Some(listener) = listener {
+        wait_for_start(&listener).map_err(drop)?;
+    }
     let env = workload.env().or(create.process.env().as_deref()).unwrap_or_default();
     let started = start_hooks(create, env).inspect_err(|error| enter::report(rustix::stdio::stderr(), error));
     started.map_err(drop)?;

@@ -1,7 +1,7 @@
 //! A container after it was made: what it is doing now, how it is started, signalled and ended. Everything is judged
 //! from its record and the kernel, through pidfds, so a recycled pid is never mistaken for it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the state directory tells about a container.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
-    pub init: Option<Process>,
+    /// Whether init runs; none if there is no init.
+    pub alive: Option<bool>,
     /// `create` succeeded.
     pub created: bool,
     /// Init waits for `start`.
@@ -32,11 +33,11 @@ pub struct Known<'a> {
 }
 
 pub fn status(known: &Known<'_>) -> Status {
-    match known.init {
+    match known.alive {
         // Without a process, or before create's last word, it is being made right now or its create was killed.
         None if known.busy => Status::Creating,
         None => Status::Stopped,
-        Some(init) if !alive(init) => Status::Stopped,
+        Some(false) => Status::Stopped,
         Some(_) if !known.created => Status::Creating,
         // The freezer alone says so: it may have been frozen, or thawed, by somebody else.
         Some(_) if known.cgroup.is_some_and(Cgroup::is_frozen) => Status::Paused,
@@ -76,6 +77,12 @@ pub fn open(process: Process) -> Result<Option<OwnedFd>> {
     };
     // After the open: the handle is to whoever has the pid now, and the start time says whether that is ours.
     Ok(alive(process).then_some(pidfd))
+}
+
+/// Whether it can still be waited for: till then nobody else has its pid, and what /proc says of the pid is of this process.
+pub fn is_unreaped(pidfd: BorrowedFd<'_>) -> bool {
+    // It may be somebody whom we may not signal.
+    sys::pidfd_send_signal(pidfd, 0).map_or_else(|error| error.raw_os_error() != Some(libc::ESRCH), |()| true)
 }
 
 /// Sends any signal of 0..=64. False when the process is gone.
@@ -165,10 +172,9 @@ mod tests {
 
     #[test]
     fn words() {
-        let us = Some(ourselves());
-        let gone = us.map(|us| Process { start_time: us.start_time + 1, ..us });
-        // init, created, waiting, busy
-        for (init, created, waiting, busy, want) in [
+        let (us, gone) = (Some(true), Some(false));
+        // alive, created, waiting, busy
+        for (alive, created, waiting, busy, want) in [
             (None, false, false, true, Status::Creating),
             (None, false, false, false, Status::Stopped),
             (us, false, true, true, Status::Creating),
@@ -176,7 +182,7 @@ mod tests {
             (us, true, false, false, Status::Running),
             (gone, true, true, false, Status::Stopped),
         ] {
-            assert_eq!(status(&Known { init, created, waiting, busy, cgroup: None }), want);
+            assert_eq!(status(&Known { alive, created, waiting, busy, cgroup: None }), want);
         }
     }
 }

@@ -46,7 +46,7 @@ pub enum Tag {
     SeccompListener = b'S',
     /// The process that becomes CRIU: its socket, and the numbers of its directories (4 bytes each, native order).
     Criu = b'K',
-    /// Child: ready for `start`; parent answers `Go` once state.json says `created`.
+    /// Child: ready for `start`; parent answers `Go` once state.json says `created`, or, if it starts the child itself, to start.
     Ready = b'R',
     /// Either: the error, as text, and the end of the talk.
     Error = b'E',

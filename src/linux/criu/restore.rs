@@ -108,9 +108,10 @@ fn in_cgroup(
         attend(restore, plan, notice, fd, console.as_ref(), journal, &mut init)
     })?;
     let process = init.context("CRIU restored no process")?;
+    journal.prepare()?;
     journal.ready()?;
     let pidfd = lifecycle::open(process)?.context("the restored process has ended already")?;
-    Ok(Init { process, pidfd })
+    Ok(Init { process, pidfd, channel: None })
 }
 
 fn attend(
