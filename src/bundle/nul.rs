@@ -2,7 +2,6 @@
 //! (a path, an argument, a mount option), where what follows the NUL would be lost in silence.
 
 use anyhow::{Result, bail};
-use memchr::memmem;
 use serde_json::Value;
 
 /// Names the first field that holds one. Annotations are excepted: they are data for others, and never reach
@@ -10,7 +9,7 @@ use serde_json::Value;
 pub fn refuse(json: &[u8]) -> Result<()> {
     // A raw NUL is no JSON, so without this escape there is nothing to look for, and the document is not
     // parsed a second time.
-    if memmem::find(json, b"\\u0000").is_none() {
+    if !super::may_hold(json, "\\u0000") {
         return Ok(());
     }
     let mut document: Value = serde_json::from_slice(json)?;

@@ -2,7 +2,6 @@
 //! believes in a limit or a label that is not there. Who builds one removes it here and in `cli::features`.
 
 use anyhow::{Result, bail};
-use memchr::memmem;
 use oci_spec::runtime::Spec;
 
 pub fn platforms(spec: &Spec) -> Result<()> {
@@ -21,8 +20,7 @@ pub fn unknown_platform(json: &[u8]) -> Result<()> {
         freebsd: Option<serde::de::IgnoredAny>,
     }
     // JSON may write each letter as an escape. What has neither is not parsed a second time.
-    let holds = |word| memmem::find(json, word).is_some();
-    if !holds("freebsd".as_bytes()) && !holds(b"\\u00") {
+    if !super::may_hold(json, "freebsd") && !super::may_hold(json, "\\u00") {
         return Ok(());
     }
     let document: Document = serde_json::from_slice(json)?;

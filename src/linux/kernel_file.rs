@@ -21,7 +21,11 @@ pub fn read_value(path: impl AsRef<Path>) -> io::Result<String> {
     let file = open(path.as_ref())?;
     let mut text = Vec::with_capacity(4096);
     rustix::io::retry_on_intr(|| rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)))?;
-    if text.len() == text.capacity() { read(path) } else { utf8(text) }
+    if text.len() == text.capacity() {
+        return read(path);
+    }
+    text.shrink_to_fit();
+    utf8(text)
 }
 
 pub fn read_open(file: impl AsFd) -> io::Result<String> {
@@ -33,7 +37,10 @@ pub fn read_bytes(file: impl AsFd) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(4096);
     loop {
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)) {
-            Ok(0) => return Ok(text),
+            Ok(0) => {
+                text.shrink_to_fit();
+                return Ok(text);
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

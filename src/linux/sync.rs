@@ -4,6 +4,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -172,11 +173,13 @@ impl Channel {
 
     /// `None` at end of file.
     pub fn receive(&self) -> Result<Option<Message>> {
-        let mut bytes = vec![0; PACKET];
+        // Of the kernel's zeroes: only what is received takes memory.
+        static BUFFER: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
+        let mut bytes = BUFFER.lock().unwrap_or_else(PoisonError::into_inner);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
-            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let mut parts = [IoSliceMut::new(&mut *bytes)];
             match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 // ECONNRESET comes once, before what is queued: the peer went without reading all that we sent.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
@@ -194,9 +197,7 @@ impl Channel {
             _ => None,
         });
         let tag = Tag::from_byte(bytes[0]).ok_or_else(|| anyhow!("unknown message {:#x}", bytes[0]))?;
-        bytes.truncate(received.bytes);
-        bytes.remove(0);
-        Ok(Some(Message { tag, body: bytes, fd }))
+        Ok(Some(Message { tag, body: bytes[1..received.bytes].to_vec(), fd }))
     }
 
     /// Whether `receive` would return at once.

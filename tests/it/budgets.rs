@@ -122,7 +122,7 @@ fn verbs_stay_within_their_page_faults() {
     c.start();
     let run = Container::new(Bundle::new(&["/bin/true"]));
     for (what, mut command, most) in
-        [("exec", c.exec_command(&[], &["/bin/true"]), 235), ("run", run.run_command(&[]), 265)]
+        [("exec", c.exec_command(&[], &["/bin/true"]), 225), ("run", run.run_command(&[]), 245)]
     {
         // The first brings in what is not in the page cache.
         page_faults(&mut command);
@@ -150,19 +150,19 @@ fn verbs_stay_within_their_instructions() {
     }
     let mut c = Container::new(Bundle::new(&["/bin/sleep", "100"]));
     if long() {
-        executes_about("create", &mut c.create_command(&[]), 1_050_000);
+        executes_about("create", &mut c.create_command(&[]), 860_000);
     } else {
         c.create();
     }
-    executes_about("start", &mut c.command(&["start", &c.id]), 430_000);
+    executes_about("start", &mut c.command(&["start", &c.id]), 390_000);
     if !long() {
         return;
     }
-    executes_about("exec", &mut c.exec_command(&[], &["/bin/true"]), 740_000);
+    executes_about("exec", &mut c.exec_command(&[], &["/bin/true"]), 620_000);
     c.kill("KILL").ok();
     c.wait_stopped();
-    executes_about("delete", &mut c.command(&["delete", &c.id]), 540_000);
+    executes_about("delete", &mut c.command(&["delete", &c.id]), 480_000);
     let c = Container::new(Bundle::wasm("hello.wasm", &[]));
     c.run().ok();
-    executes_about("warm wasm run", &mut c.run_command(&[]), 2_750_000);
+    executes_about("warm wasm run", &mut c.run_command(&[]), 2_200_000);
 }
