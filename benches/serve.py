@@ -5,7 +5,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 GUESTS = HERE.parent / "tests/guests/build.py"
 CONNECTIONS = [1, 10, 100, 1000]
-SECONDS = 3
+SECONDS = 2
 
 
 def measure(runw, wasmtime, rounds):
@@ -20,7 +20,7 @@ def measure(runw, wasmtime, rounds):
             servers["wasmtime"] = (8091, Wasmtime(wasmtime, guest, 8091))
         try:
             for connections in CONNECTIONS:
-                for number in range(max(3, rounds // 10)):
+                for number in range(max(3, rounds // 6)):
                     for who, (port, _) in servers.items():
                         per_second, p99 = load(port, connections)
                         lines.append(f"serve: requests per second at {connections},{who},{number},{per_second:.2f}\n")

@@ -1,70 +1,129 @@
-//! The allocator. A verb lives for milliseconds and needs little of what it gives back, so what it asks for first is cut
-//! off one piece of static memory: malloc(3) and free(3) were a third of the instructions of a start. When the piece is
-//! used up, as by a guest or a large document, malloc goes on.
+//! The allocator. A verb lives for milliseconds, with one thread: malloc(3) and free(3) were a third of the instructions of its
+//! start. What the first thread asks for is cut off one piece of static memory, and what it gives back is kept by size, to be
+//! given out again. Other threads, a guest's and the compiler's, get malloc's blocks, and so does the first when the piece is
+//! used up.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::mem::offset_of;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bytes: several times what `run` needs. Pages that nobody asks for are not there.
 const SIZE: usize = 512 << 10;
 
-/// malloc's: a large block would leave nothing to the many small ones.
+/// Sizes and addresses are multiples of it.
+const STEP: usize = 16;
+
+/// A larger block is not kept: it comes back only if it is the last.
+const KEPT: usize = 1 << 10;
+
+/// A larger block is malloc's: it would leave nothing to the many small ones.
 const LARGE: usize = SIZE / 8;
 
-const ALIGNMENT: usize = 16;
-
 pub struct Arena {
-    /// Bytes of `memory`. Beside its start, to be in the page of the first blocks.
-    used: AtomicUsize,
+    /// The first thread to ask, to whom alone `piece` belongs.
+    owner: AtomicUsize,
+    piece: UnsafeCell<Piece>,
+}
+
+/// In this order, so that the first blocks are in the page of what tells of them.
+#[repr(C)]
+struct Piece {
+    used: usize,
+    /// By size in steps: the block that was given back last, in which is the address of the one before.
+    kept: [*mut u8; KEPT / STEP + 1],
     memory: Memory,
 }
 
 #[repr(align(16))]
-struct Memory(UnsafeCell<[u8; SIZE]>);
+struct Memory([u8; SIZE]);
 
-// SAFETY: whose a byte of `memory` is says `used` alone, which is atomic.
+// SAFETY: `piece` is one thread's, as `mine` says.
 unsafe impl Sync for Arena {}
+
+thread_local! {
+    /// Its address is the thread's name, which no other thread has while the owner, the process's first, lives.
+    static HERE: u8 = const { 0 };
+}
 
 impl Arena {
     pub const fn new() -> Arena {
-        Arena { used: AtomicUsize::new(0), memory: Memory(UnsafeCell::new([0; SIZE])) }
+        let piece = Piece { used: 0, kept: [null_mut(); KEPT / STEP + 1], memory: Memory([0; SIZE]) };
+        Arena { owner: AtomicUsize::new(0), piece: UnsafeCell::new(piece) }
     }
 
-    /// Where in `memory` a block is.
+    /// The piece, to its owner.
+    fn mine(&self) -> Option<*mut Piece> {
+        let me = HERE.with(|here| std::ptr::from_ref(here) as usize);
+        let owner = self.owner.load(Relaxed);
+        let mine = owner == me || owner == 0 && self.owner.compare_exchange(0, me, Relaxed, Relaxed).is_ok();
+        mine.then(|| self.piece.get())
+    }
+
+    /// Where in the piece's memory a block is.
     fn offset(&self, block: *mut u8) -> Option<usize> {
-        let offset = (block as usize).wrapping_sub(self.memory.0.get() as usize);
+        let offset = (block as usize).wrapping_sub(self.piece.get() as usize + offset_of!(Piece, memory));
         (offset < SIZE).then_some(offset)
     }
 
     fn cut(&self, layout: Layout) -> Option<*mut u8> {
-        if layout.size() > LARGE || layout.align() > ALIGNMENT {
+        if layout.size() > LARGE || layout.align() > STEP {
             return None;
         }
-        let mut used = self.used.load(Relaxed);
-        loop {
-            let offset = used.next_multiple_of(layout.align());
-            let end = Some(offset + layout.size()).filter(|end| *end <= SIZE)?;
-            match self.used.compare_exchange_weak(used, end, Acquire, Relaxed) {
-                // SAFETY: it is within the memory.
-                Ok(_) => return Some(unsafe { self.memory.0.get().cast::<u8>().add(offset) }),
-                Err(now) => used = now,
+        // SAFETY: it is this thread's, and nothing here allocates, so this is the one reference to it. A block that is
+        // kept is nobody's, and in it is what `give_back` has written.
+        unsafe {
+            let piece = &mut *self.mine()?;
+            let size = layout.size().next_multiple_of(STEP);
+            if let Some(kept) = piece.kept.get_mut(size / STEP).filter(|kept| !kept.is_null()) {
+                let block = *kept;
+                *kept = block.cast::<*mut u8>().read();
+                return Some(block);
+            }
+            let end = Some(piece.used + size).filter(|end| *end <= SIZE)?;
+            let block = piece.memory.0.as_mut_ptr().add(piece.used);
+            piece.used = end;
+            Some(block)
+        }
+    }
+
+    /// Another thread's to give back is lost.
+    ///
+    /// # Safety
+    /// The block at `offset` is one of `cut`'s, of this size, and nobody has it any more.
+    unsafe fn give_back(&self, offset: usize, size: usize) {
+        let Some(piece) = self.mine() else { return };
+        let size = size.next_multiple_of(STEP);
+        // SAFETY: as in `cut`; the block is large enough for an address, and aligned for one.
+        unsafe {
+            let piece = &mut *piece;
+            if offset + size == piece.used {
+                piece.used = offset;
+            } else if let Some(kept) = piece.kept.get_mut(size / STEP) {
+                let block = piece.memory.0.as_mut_ptr().add(offset);
+                block.cast::<*mut u8>().write(*kept);
+                *kept = block;
             }
         }
     }
 
     /// Moves the end of the block that was cut last. False for any other block, and where there is no room.
     fn resize(&self, offset: usize, size: usize, wanted: usize) -> bool {
-        let (end, wanted) = (offset + size, offset + wanted);
-        wanted <= SIZE
-            && self.used.load(Relaxed) == end
-            && self.used.compare_exchange(end, wanted, Release, Relaxed).is_ok()
+        let Some(piece) = self.mine() else { return false };
+        let (end, wanted) = (offset + size.next_multiple_of(STEP), offset + wanted.next_multiple_of(STEP));
+        // SAFETY: as in `cut`.
+        let used = unsafe { &mut (*piece).used };
+        let last = *used == end && wanted <= SIZE;
+        if last {
+            *used = wanted;
+        }
+        last
     }
 }
 
-// SAFETY: `cut` gives out a byte, aligned as is asked for, to one block until that is given back, and a block grows only
-// into bytes that are nobody's. What is not the arena's is `System`'s.
+// SAFETY: a byte is of one block until that is given back, and a block grows only into bytes that are nobody's. What is
+// not of the piece is `System`'s.
 //
 // Not inlined: all of a program's allocations are a megabyte of it then.
 unsafe impl GlobalAlloc for Arena {
@@ -76,10 +135,12 @@ unsafe impl GlobalAlloc for Arena {
 
     #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match self.offset(block) {
-            Some(offset) => _ = self.resize(offset, layout.size(), 0),
-            // SAFETY: the caller's.
-            None => unsafe { System.dealloc(block, layout) },
+        // SAFETY: the caller's.
+        unsafe {
+            match self.offset(block) {
+                Some(offset) => self.give_back(offset, layout.size()),
+                None => System.dealloc(block, layout),
+            }
         }
     }
 
@@ -97,6 +158,7 @@ unsafe impl GlobalAlloc for Arena {
             let larger = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !larger.is_null() {
                 larger.copy_from_nonoverlapping(block, layout.size());
+                self.give_back(offset, layout.size());
             }
             larger
         }
@@ -111,90 +173,87 @@ mod tests {
         Layout::from_size_align(size, align).unwrap()
     }
 
-    /// Blocks of an arena of its own: (address, size).
-    fn is_apart(blocks: &[(*mut u8, usize)]) -> bool {
-        let mut ends: Vec<_> =
-            blocks.iter().map(|(block, size)| (*block as usize, *block as usize + size)).collect();
-        ends.sort_unstable();
-        ends.windows(2).all(|pair| pair[0].1 <= pair[1].0)
-    }
-
-    #[test]
-    fn blocks_are_aligned_and_apart_in_it_and_beyond() {
-        let arena = Box::new(Arena::new());
-        let mut blocks = Vec::new();
-        for round in 0..3 * SIZE / 1024 {
-            let (size, align) = (1 + round * 37 % 2000, 1 << (round % 5));
-            // SAFETY: the size is not 0.
-            let block = unsafe { arena.alloc(layout(size, align)) };
-            assert_eq!(block as usize % align, 0);
-            // SAFETY: a block of this size.
-            unsafe { block.write_bytes(round as u8, size) };
-            blocks.push((block, size, align));
-        }
-        let inside = blocks.iter().filter(|(block, ..)| arena.offset(*block).is_some()).count();
-        assert!(inside > 400 && inside < blocks.len(), "{inside} of {}", blocks.len());
-        assert!(is_apart(&blocks.iter().map(|(block, size, _)| (*block, *size)).collect::<Vec<_>>()));
-        for (round, (block, size, align)) in blocks.into_iter().enumerate() {
-            // SAFETY: as it was cut.
-            unsafe {
-                assert!(std::slice::from_raw_parts(block, size).iter().all(|byte| *byte == round as u8));
-                arena.dealloc(block, layout(size, align));
-            }
-        }
-    }
-
-    #[test]
-    fn the_last_block_grows_and_goes_where_it_is() {
-        let arena = Box::new(Arena::new());
-        // SAFETY: sizes and layouts are those of the blocks.
+    /// A block of `size` bytes, all of them `mark`.
+    fn block(arena: &Arena, size: usize, align: usize, mark: u8) -> *mut u8 {
+        // SAFETY: no size here is 0, and the block has it.
         unsafe {
-            let first = arena.alloc(layout(100, 8));
-            assert_eq!(arena.realloc(first, layout(100, 8), 200), first);
-            let second = arena.alloc(layout(8, 8));
-            second.cast::<u64>().write(7);
-            first.write_bytes(3, 200);
-            let moved = arena.realloc(first, layout(200, 8), 300);
-            assert_ne!(moved, first);
-            assert_eq!(std::slice::from_raw_parts(moved, 200), [3; 200]);
-            assert_eq!(second.cast::<u64>().read(), 7);
-            arena.dealloc(moved, layout(300, 8));
-            assert_eq!(arena.alloc(layout(300, 8)), moved);
-            assert!(arena.offset(arena.alloc(layout(LARGE + 1, 8))).is_none());
-            assert!(arena.offset(arena.alloc(layout(64, 64))).is_none());
+            let block = arena.alloc(layout(size, align));
+            assert_eq!(block as usize % align, 0);
+            block.write_bytes(mark, size);
+            block
         }
     }
 
+    fn is_all(block: *mut u8, size: usize, mark: u8) -> bool {
+        // SAFETY: as it was made.
+        unsafe { std::slice::from_raw_parts(block, size) }.iter().all(|byte| *byte == mark)
+    }
+
     #[test]
-    fn threads_have_blocks_of_their_own() {
-        static ARENA: Arena = Arena::new();
-        let cut = |mark: u8| {
-            let mut blocks = Vec::new();
-            for round in 0..2000 {
-                let size = 8 + round % 64;
-                // SAFETY: the layouts are those of the blocks.
-                unsafe {
-                    let block = ARENA.alloc(layout(size, 8));
-                    block.write_bytes(mark, size);
-                    if round % 3 == 0 {
-                        ARENA.dealloc(block, layout(size, 8));
-                    } else {
-                        blocks.push((block as usize, size));
-                    }
+    fn no_block_has_a_byte_of_another() {
+        let arena = Box::new(Arena::new());
+        let mut live: Vec<(*mut u8, usize, usize, u8)> = Vec::new();
+        let (mut inside, mut beyond, mut random) = (0, 0, 1u32);
+        for round in 0..20_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (size, align) = (1 + (random >> 8) as usize % 3000, 1 << ((random >> 24) % 6));
+            let mark = round as u8;
+            if random % 3 > 0 || live.is_empty() {
+                let block = block(&arena, size, align, mark);
+                *if arena.offset(block).is_some() { &mut inside } else { &mut beyond } += 1;
+                live.push((block, size, align, mark));
+                continue;
+            }
+            let at = (random >> 4) as usize % live.len();
+            let (block, old, align, mark) = live[at];
+            assert!(is_all(block, old, mark), "round {round}");
+            // SAFETY: sizes and alignments are those of the blocks.
+            unsafe {
+                if random & 0x8000 == 0 {
+                    arena.dealloc(block, layout(old, align));
+                    live.swap_remove(at);
+                } else {
+                    let moved = arena.realloc(block, layout(old, align), size);
+                    assert!(is_all(moved, old.min(size), mark), "round {round}");
+                    moved.write_bytes(mark, size);
+                    live[at] = (moved, size, align, mark);
                 }
             }
-            blocks
-        };
-        let all = std::thread::scope(|scope| {
-            let threads: Vec<_> = (1..5).map(|mark| scope.spawn(move || (mark, cut(mark)))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
-        });
-        for (mark, blocks) in &all {
-            for (block, size) in blocks {
-                // SAFETY: it was written above, and not given back.
-                let bytes = unsafe { std::slice::from_raw_parts(*block as *const u8, *size) };
-                assert!(bytes.iter().all(|byte| byte == mark));
-            }
         }
+        assert!(inside > 500 && beyond > 500, "{inside} inside, {beyond} beyond");
+        assert!(live.iter().all(|(block, size, _, mark)| is_all(*block, *size, *mark)));
+    }
+
+    #[test]
+    fn what_is_given_back_is_given_out_again() {
+        let arena = Box::new(Arena::new());
+        // SAFETY: layouts are those of the blocks.
+        unsafe {
+            let first = block(&arena, 100, 8, 1);
+            assert_eq!(arena.realloc(first, layout(100, 8), 200), first);
+            let second = block(&arena, 40, 8, 2);
+            let moved = arena.realloc(first, layout(200, 8), 300);
+            assert!(moved != first && is_all(moved, 100, 1) && is_all(second, 40, 2));
+            assert_eq!(block(&arena, 201, 8, 3), first);
+            arena.dealloc(moved, layout(300, 8));
+            assert_eq!(block(&arena, 16, 8, 4), moved);
+            assert!(arena.offset(block(&arena, LARGE + 1, 8, 5)).is_none());
+            assert!(arena.offset(block(&arena, 64, 64, 6)).is_none());
+        }
+    }
+
+    #[test]
+    fn it_belongs_to_the_first_thread() {
+        static ARENA: Arena = Arena::new();
+        let first = block(&ARENA, 32, 8, 1) as usize;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(ARENA.offset(block(&ARENA, 32, 8, 2)).is_none());
+                // SAFETY: as it was made; it is lost, not given out here.
+                unsafe { ARENA.dealloc(first as *mut u8, layout(32, 8)) };
+                assert!(ARENA.offset(block(&ARENA, 32, 8, 2)).is_none());
+            });
+        });
+        assert!(block(&ARENA, 32, 8, 1) as usize > first);
     }
 }
