@@ -35,7 +35,7 @@ pub struct Inherited {
 
 /// Never returns: the process becomes the workload or ends.
 pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload: &mut dyn Workload) -> ! {
-    let ended = match let_go(create, &inherited, &channel, workload) {
+    let ended = match close_inherited(create, &inherited, &channel, workload) {
         // Not given away: where a guest ran it is closed already, and `exit_now` drops nothing.
         Ok(()) => live(create, inherited, &channel, workload),
         Err(error) => {
@@ -50,7 +50,7 @@ pub fn run(create: &Create<'_>, inherited: Inherited, channel: Channel, workload
 }
 
 /// Closes what the parent holds: its lock on the container above all, which would otherwise live as long as we do.
-fn let_go(
+fn close_inherited(
     create: &Create<'_>,
     inherited: &Inherited,
     channel: &Channel,
