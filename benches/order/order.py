@@ -11,7 +11,7 @@ piece: see `place`. A name that a later build does not have costs nothing but it
 import json, re, subprocess, sys, tempfile
 from pathlib import Path
 
-from constants import Constants
+from constants import Constants, lines
 
 HERE = Path(__file__).resolve().parent
 # The kernel maps sixteen pages at a time, from a multiple of sixteen.
@@ -29,13 +29,14 @@ import peers  # noqa: E402
 
 
 def symbols(binary):
-    """Names by address."""
-    found = {}
-    for line in subprocess.run(["readelf", "-sW", binary], stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines():
+    """Names and sizes of functions, by address."""
+    names, sizes = {}, {}
+    for line in lines("readelf", "-sW", binary):
         words = line.split()
         if len(words) == 8 and words[3] == "FUNC" and words[6] != "UND":
-            found.setdefault(int(words[1], 16), []).append(words[7])
-    return found
+            names.setdefault(int(words[1], 16), []).append(words[7])
+            sizes[int(words[1], 16)] = int(words[2], 0)
+    return names, sizes
 
 
 def bundle(binary, home, words=(), process={}):
@@ -59,7 +60,7 @@ def place(users):
 
 def main():
     binary, linked, guest = (Path(word).resolve() for word in sys.argv[1:])
-    names = symbols(binary)
+    names, sizes = symbols(binary)
     entered = {}
 
     def follow(verb, *words, name=None):
@@ -93,8 +94,9 @@ def main():
     # Who is in the same place stays in the order of being entered.
     addresses = sorted(entered, key=lambda address: place(entered[address]))
     (HERE / "order.txt").write_text("".join(f"{name}\n" for address in addresses for name in names[address]))
+    sections = Constants(binary, linked).of([(address, sizes[address]) for address in addresses])
     # The number is another one in each build.
-    sections = dict.fromkeys(re.sub(r"\.llvm\.\d+$", ".llvm.*", name) for name in Constants(binary, linked).of(addresses))
+    sections = dict.fromkeys(re.sub(r"\.llvm\.\d+$", ".llvm.*", name) for name in sections)
     (HERE / "order.ld").write_text(SCRIPT % "".join(f"\t\t*({name})\n" for name in sections))
     print(f"{len(entered)} of {len(names)} functions, {len(sections)} sections of constants")
 
