@@ -79,6 +79,9 @@ impl Caps {
 
     /// What of the configuration the process will not have.
     pub fn warnings(&self) -> Vec<String> {
+        if self.unavailable | self.unraisable == 0 {
+            return Vec::new();
+        }
         let names = |bits: u64| {
             let set = caps::all().into_iter().filter(|cap| bits & cap.bitmask() != 0);
             let mut names: Vec<String> = set.map(|cap| cap.to_string()).collect();

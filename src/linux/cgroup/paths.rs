@@ -152,18 +152,12 @@ fn best_mount<'a>(mounts: &'a [Mount<'a>], wanted: impl Fn(&Mount) -> bool) -> O
 /// proc_pid_mountinfo(5): `id parent dev ROOT POINT opts [optional...] - KIND source OPTIONS`.
 fn parse_mountinfo(text: &str) -> Vec<Mount<'_>> {
     let parse = |line| {
-        let (mount, filesystem) = str::split_once(line, " - ")?;
-        let kind = filesystem.split(' ').next()?;
-        if kind != "cgroup" && kind != "cgroup2" {
-            return None;
-        }
-        let mut mount = mount.split(' ').skip(3);
-        Some(Mount {
-            root: unescape(mount.next()?),
-            point: unescape(mount.next()?),
-            kind,
-            options: filesystem.split(' ').nth(2)?,
-        })
+        let mut fields = str::split(line, ' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let mut filesystem = fields.skip_while(|field| *field != "-").skip(1);
+        let (kind, _source, options) = (filesystem.next()?, filesystem.next()?, filesystem.next()?);
+        let is_cgroup = kind == "cgroup" || kind == "cgroup2";
+        is_cgroup.then(|| Mount { root: unescape(root), point: unescape(point), kind, options })
     };
     text.lines().filter_map(parse).collect()
 }
