@@ -414,7 +414,8 @@ impl Staged {
 
     /// ext4 writes out at once what rename(2) puts in the place of another file (ext4.rst, auto_da_alloc), and whoever
     /// removes it next waits for the disk: exchanged, neither happens.
-    pub fn commit(mut self) -> Result<()> {
+    /// What was there before goes with this value.
+    pub fn commit(&mut self) -> Result<()> {
         let exchange = RenameFlags::EXCHANGE;
         if rustix::fs::renameat_with(CWD, &self.temp, CWD, &self.path, exchange).is_ok() {
             return Ok(());

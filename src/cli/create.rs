@@ -10,8 +10,10 @@ use super::{Globals, common};
 use crate::bundle::{Bundle, annotations};
 use crate::executor::{self, Selection};
 use crate::linux::cgroup::Cgroup;
-use crate::linux::create::{Create, Init, Journal, LeftBehind};
+use crate::linux::create::{Create, Journal, LeftBehind};
 use crate::linux::fds::Preserved;
+use crate::linux::lifecycle::Handle;
+use crate::linux::notify::Proxy;
 use crate::linux::terminal::{self, Receiver};
 use crate::linux::{criu, notify, seal};
 use crate::log;
@@ -78,10 +80,12 @@ pub(super) fn load(args: &Common, id: &str, globals: &Globals) -> Result<Bundle>
     Ok(bundle)
 }
 
-/// A container that is made, and still locked.
+/// A container that is made, or has started, and still locked.
 pub(super) struct Made {
     pub entry: Entry,
-    pub init: Init,
+    pub init: Handle,
+    /// If it has started, and a manager wants to know more.
+    pub notify: Option<Proxy>,
 }
 
 /// Who starts the container.
@@ -127,11 +131,11 @@ pub(super) fn reserved(
     id: &str,
     bundle: &Bundle,
     globals: &Globals,
-    make: impl FnOnce(&mut Entry) -> Result<Init>,
+    make: impl FnOnce(&mut Entry) -> Result<(Handle, Option<Proxy>)>,
 ) -> Result<Made> {
     let mut entry = globals.root.reserve(id)?;
     match make(&mut entry) {
-        Ok(init) => Ok(Made { entry, init }),
+        Ok((init, notify)) => Ok(Made { entry, init, notify }),
         // What could not be removed must be found again.
         Err(error) if error.is::<LeftBehind>() => Err(error),
         Err(error) => {
@@ -151,15 +155,17 @@ fn fill(
     decided: Decided<'_>,
     console: Option<Receiver>,
     globals: &Globals,
-) -> Result<Init> {
+) -> Result<(Handle, Option<Proxy>)> {
     let Decided { bundle, process, preserved, mut workload, starter } = decided;
     let spec = &bundle.spec;
     entry.record.no_new_keyring = args.no_new_keyring;
     let cgroup = begin(entry, bundle, globals)?;
     let delegate = annotations::delegated(spec);
     delegate.map_or(Ok(()), |_| cgroup.can_delegate_below())?;
+    let mut notify = None;
     if notify::manager().is_some() {
         notify::make_directory(&entry.dir)?;
+        notify = if starter == Starter::Us { Proxy::listen(&entry.dir)? } else { None };
     }
     let hook_output = common::hook_output(&entry.record)?;
     workload.prepare()?;
@@ -187,7 +193,8 @@ fn fill(
     let receiver = receiver.or(annotations::value(spec, annotations::PIDFD_RECEIVER).map(Path::new));
     let pidfd_socket = receiver.map(terminal::connect).transpose().context("--pidfd-socket")?;
     let mut pages = Pages { entry, bundle, done: None, pid_file: args.pid_file.as_deref(), pidfd_socket };
-    crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)
+    let init = crate::linux::create::create(&create, console, workload.as_mut(), &mut pages)?;
+    Ok((init, notify))
 }
 
 /// Writes down what will be made, before anything is, so that a `create` that is killed can be cleaned up.
@@ -245,7 +252,7 @@ fn choose(process: &Process, bundle: &Bundle, globals: &Globals) -> Result<Box<d
 pub(super) struct Pages<'a> {
     pub entry: &'a mut Entry,
     pub bundle: &'a Bundle,
-    /// The record of a container that is created.
+    /// The record of a container that is created. What it takes the place of goes when nobody waits for us any more.
     pub done: Option<Staged>,
     pub pid_file: Option<&'a Path>,
     pub pidfd_socket: Option<OwnedFd>,
@@ -255,8 +262,7 @@ impl Journal for Pages<'_> {
     fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()> {
         self.entry.record.init = Some(process);
         self.entry.record.root_mount = root_mount;
-        let process = self.bundle.spec.process().as_ref();
-        if !process.is_some_and(|process| process.terminal().unwrap_or(false)) {
+        if !has_terminal(&self.bundle.spec) {
             self.entry.record.descriptors = criu::standard_streams();
         }
         // Nobody asks for it before the record says that there is a process.
@@ -272,13 +278,17 @@ impl Journal for Pages<'_> {
 
     /// state.json first: whoever sees the pid file may ask for the state at once (conmon, containerd's shim).
     fn ready(&mut self) -> Result<()> {
-        self.done.take().context("internal: the record is not prepared")?.commit()?;
+        self.done.as_mut().context("internal: the record is not prepared")?.commit()?;
         let init = self.entry.record.init.context("no init process")?;
         if let Some(socket) = &self.pidfd_socket {
             common::send_pidfd(socket, init)?;
         }
         self.pid_file.map_or(Ok(()), |path| common::write_pid_file(path, init.pid))
     }
+}
+
+fn has_terminal(spec: &Spec) -> bool {
+    spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))
 }
 
 /// Where the terminal's master goes.
@@ -293,8 +303,7 @@ pub(super) enum Console {
 impl Console {
     /// runc's rules and words (utils_linux.go, `checkTerminal`).
     pub fn decide(spec: &Spec, socket: Option<&Path>, detach: bool) -> Result<Console> {
-        let terminal = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
-        Console::of(terminal, socket, detach)
+        Console::of(has_terminal(spec), socket, detach)
     }
 
     pub fn of(terminal: bool, socket: Option<&Path>, detach: bool) -> Result<Console> {

@@ -54,9 +54,8 @@ fn run_an_intruder(dir: &Path, id: &str) -> Result<i32> {
     let process = process(&bundle.spec, preserved)?;
     let workload = Box::new(intruder::Intruder::default());
     let decided = Decided { bundle: &bundle, process, preserved, workload, starter: Starter::Us };
-    let Made { mut entry, init } =
+    let Made { mut entry, init, .. } =
         reserved(id, &bundle, &globals, |entry| fill(entry, &args, decided, None, &globals))?;
-    init.start()?;
     entry.unlock();
     let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), None, None);
     entry.lock()?;

@@ -1,6 +1,6 @@
 //! `runw exec`: runs another process in a container.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,10 +11,11 @@ use super::create::Console;
 use super::{Globals, common};
 use crate::bundle::annotations;
 use crate::executor::{self, Selection};
-use crate::linux::exec::{Exec, Running};
+use crate::linux::exec::Exec;
 use crate::linux::fds::Preserved;
-use crate::linux::{foreground, lifecycle, seal, terminal};
-use crate::seam::{self, Status};
+use crate::linux::lifecycle::{self, Handle};
+use crate::linux::{foreground, seal, terminal};
+use crate::seam::Status;
 use crate::state::Entry;
 use crate::{bundle, log};
 
@@ -107,7 +108,7 @@ fn parse_user(text: &str) -> Result<User> {
 pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     seal::ensure()?;
     let entry = globals.root.load(&args.id)?;
-    let (init, pidfd) = running(&entry, args.ignore_paused)?;
+    let init = running(&entry, args.ignore_paused)?;
     let spec = common::saved_spec(&entry)?;
     let preserved = Preserved::find(args.preserve_fds)?;
     let mut process = process(&args, &spec, preserved)?;
@@ -121,8 +122,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         foreground::set_subreaper()?;
     }
     let (ours, theirs) = console.split();
-    let init = (init, pidfd.as_fd());
-    let running = match enter(&args, globals, &entry, init, &spec, &process, preserved, theirs) {
+    let running = match enter(&args, globals, &entry, &init, &spec, &process, preserved, theirs) {
         Ok(running) => running,
         Err(error) => {
             signals.restore()?;
@@ -138,8 +138,8 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     common::end(u8::try_from(status).context("exit status")?)
 }
 
-/// Its init, and the handle on it.
-fn running(entry: &Entry, ignore_paused: bool) -> Result<(seam::Process, OwnedFd)> {
+/// Its init.
+fn running(entry: &Entry, ignore_paused: bool) -> Result<Handle> {
     let init = entry.record.init;
     let pidfd = init.map(lifecycle::open).transpose()?.flatten();
     match common::status_of(entry, init.map(|_| pidfd.is_some()))? {
@@ -148,7 +148,10 @@ fn running(entry: &Entry, ignore_paused: bool) -> Result<(seam::Process, OwnedFd
         Status::Paused if !ignore_paused => {
             bail!("cannot exec in a paused container (use --ignore-paused to override)")
         }
-        _ => init.zip(pidfd).context("cannot exec in a stopped container"),
+        _ => {
+            let handle = init.zip(pidfd).map(|(process, pidfd)| Handle { process, pidfd });
+            handle.context("cannot exec in a stopped container")
+        }
     }
 }
 
@@ -157,15 +160,14 @@ fn enter(
     args: &Args,
     globals: &Globals,
     entry: &Entry,
-    init: (seam::Process, BorrowedFd<'_>),
+    init: &Handle,
     spec: &Spec,
     process: &Process,
     preserved: Preserved,
     console: Option<terminal::Receiver>,
-) -> Result<Running> {
-    let (init, init_pidfd) = init;
+) -> Result<Handle> {
     let cgroup = common::cgroup(entry)?.context("the container has no cgroup")?;
-    let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.pid)))?;
+    let root = common::open_directory(&PathBuf::from(format!("/proc/{}/root", init.process.pid)))?;
     let annotations = entry.record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut workload = executor::select(&Selection {
         process,
@@ -189,9 +191,8 @@ fn enter(
         process,
         linux: spec.linux().as_ref(),
         seccomp_cache: &globals.root.seccomp_cache(),
-        seccomp_state: &|| common::hook_state(&entry.record, Status::Running, Some(init.pid)),
+        seccomp_state: &|| common::hook_state(&entry.record, Status::Running, Some(init.process.pid)),
         init,
-        init_pidfd,
         cgroup: &cgroup,
         sub_cgroups: &args.cgroup,
         preserved,
@@ -201,7 +202,7 @@ fn enter(
     crate::linux::exec::exec(&exec, console, workload.as_mut())
 }
 
-fn tell(args: &Args, running: &Running) -> Result<()> {
+fn tell(args: &Args, running: &Handle) -> Result<()> {
     if let Some(path) = &args.pidfd_socket {
         let socket = terminal::connect(path).context("--pidfd-socket")?;
         common::send_pidfd(&socket, running.process)?;

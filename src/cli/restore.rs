@@ -8,9 +8,10 @@ use super::checkpoint::{self, Images};
 use super::create::{self, Console, Made, Pages};
 use super::{Globals, common, run};
 use crate::bundle::Bundle;
-use crate::linux::create::Init;
 use crate::linux::criu::{self, Restore, Wishes};
 use crate::linux::foreground;
+use crate::linux::lifecycle::Handle;
+use crate::linux::notify::Proxy;
 use crate::linux::terminal::Receiver;
 use crate::log;
 use crate::state::Entry;
@@ -64,7 +65,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let (ours, theirs) = console.split();
     let made =
         create::reserved(&args.id, &bundle, globals, |entry| fill(entry, &args, &bundle, theirs, globals));
-    let Made { mut entry, init } = match made {
+    let Made { mut entry, init, .. } = match made {
         Ok(made) => made,
         Err(error) => {
             signals.restore()?;
@@ -84,7 +85,7 @@ fn fill(
     bundle: &Bundle,
     console: Option<Receiver>,
     globals: &Globals,
-) -> Result<Init> {
+) -> Result<(Handle, Option<Proxy>)> {
     let cgroup = create::begin(entry, bundle, globals)?;
     let staging = entry.dir.join("criu-root");
     std::fs::create_dir(&staging).with_context(|| format!("cannot make {}", staging.display()))?;
@@ -110,5 +111,5 @@ fn fill(
         Pages { entry, bundle, done: None, pid_file: args.pid_file.as_deref(), pidfd_socket: None };
     let init = criu::restore(&restore, console, &mut pages)?;
     std::fs::remove_dir(&staging).with_context(|| format!("cannot remove {}", staging.display()))?;
-    Ok(init)
+    Ok((init, None))
 }

@@ -8,8 +8,8 @@ use oci_spec::runtime::Spec;
 use super::create::{self, Common, Console, Made, Starter};
 use super::start::Poststart;
 use super::{Globals, common, start};
-use crate::linux::create::Init;
 use crate::linux::foreground::Signals;
+use crate::linux::lifecycle::Handle;
 use crate::linux::notify::Proxy;
 use crate::linux::{foreground, lifecycle, seal, terminal};
 use crate::log;
@@ -50,21 +50,14 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
             return Err(error);
         }
     };
-    let Made { mut entry, init } = made;
-    // The manager watches us, or the container's process when we go.
-    let main = if args.detach { init.process.pid } else { std::process::id() as i32 };
-    let notify = Proxy::listen(&entry.dir, main);
-    let started = notify.and_then(|notify| {
-        init.start()?;
-        start::poststart(&mut entry, &bundle.spec, Poststart::Stops)?;
-        Ok(notify)
-    });
-    let ended = match started {
-        Ok(notify) if args.detach => {
+    let Made { mut entry, init, notify } = made;
+    let ended = match start::poststart(&mut entry, &bundle.spec, Poststart::Stops) {
+        Ok(()) if args.detach => {
             entry.unlock();
-            return notify.map_or(Ok(()), |notify| notify.serve(init.pidfd.as_fd())).map(|()| 0);
+            let told = notify.map_or(Ok(()), |notify| notify.serve(init.process.pid, init.pidfd.as_fd()));
+            return told.map(|()| 0);
         }
-        Ok(notify) => attend(&signals, &mut entry, &init, ours, notify),
+        Ok(()) => attend(&signals, &mut entry, &init, ours, notify),
         Err(error) => Err(error),
     };
     let status = finish(entry, &bundle.spec, &init, ended, args.keep)?;
@@ -72,7 +65,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
 }
 
 /// Removes the container, unless it is to be kept, and gives on what it has come to, whatever its removal comes to.
-pub(super) fn finish(entry: Entry, spec: &Spec, init: &Init, ended: Result<i32>, keep: bool) -> Result<u8> {
+pub(super) fn finish(entry: Entry, spec: &Spec, init: &Handle, ended: Result<i32>, keep: bool) -> Result<u8> {
     let running = ended.is_err();
     if (running || !keep)
         && let Err(error) = clear(entry, spec, init, running)
@@ -86,7 +79,7 @@ pub(super) fn finish(entry: Entry, spec: &Spec, init: &Init, ended: Result<i32>,
 pub(super) fn attend(
     signals: &Signals,
     entry: &mut Entry,
-    init: &Init,
+    init: &Handle,
     master: Option<OwnedFd>,
     notify: Option<Proxy>,
 ) -> Result<i32> {
@@ -95,7 +88,7 @@ pub(super) fn attend(
     foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
 }
 
-fn clear(mut entry: Entry, spec: &Spec, init: &Init, running: bool) -> Result<()> {
+fn clear(mut entry: Entry, spec: &Spec, init: &Handle, running: bool) -> Result<()> {
     if let Err(error) = entry.lock() {
         return gone_already(error);
     }

@@ -25,14 +25,16 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         Status::Created => {
             let spec = common::saved_spec(&entry)?;
             let init = entry.record.init.context("no init process")?;
-            let notify = Proxy::listen(&entry.dir, init.pid)?;
+            let notify = Proxy::listen(&entry.dir)?;
             lifecycle::start(&entry.dir.join(START_SOCKET))?;
             poststart(&mut entry, &spec, Poststart::Warns)?;
             if let Some(notify) = notify {
                 // As runc: a service has started when it says so. Others may have the container meanwhile.
                 entry.unlock();
-                let pidfd = lifecycle::open(init)?;
-                pidfd.map_or_else(|| notify.pass_on().map(drop), |pidfd| notify.serve(pidfd.as_fd()))?;
+                match lifecycle::open(init)? {
+                    Some(pidfd) => notify.serve(init.pid, pidfd.as_fd())?,
+                    None => notify.pass_on(init.pid).map(drop)?,
+                }
             }
         }
         Status::Stopped => bail!("cannot start a container that has stopped"),

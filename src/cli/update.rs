@@ -97,7 +97,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let linux = rdt_from_flags(&args, &mut config["linux"])?;
     let rdt = rdt::find(&args.id, linux.as_ref())?;
     // Written first: what the kernel has and what we remember must not part for want of disk space.
-    let staged = entry.stage_config(&serde_json::to_vec(&config)?)?;
+    let mut staged = entry.stage_config(&serde_json::to_vec(&config)?)?;
     cgroup.update(&resources, before.as_ref())?;
     if let (Some(rdt), Some(init)) = (rdt, entry.record.init) {
         rdt.update(init.pid)?;

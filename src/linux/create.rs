@@ -13,13 +13,14 @@ use super::cgroup::Cgroup;
 use super::fds::Preserved;
 use super::hooks::{self, Place};
 use super::init::{self, Inherited};
+use super::lifecycle::Handle;
 use super::namespaces::{self, Plan};
 use super::rdt::{self, Rdt};
 use super::rootfs::{self, IdMaps, Sources};
 use super::spawn::{self, Side, Spawned};
-use super::sync::{Channel, Tag};
+use super::sync::Tag;
 use super::terminal::{self, Receiver};
-use super::{netdev, process, seal, seccomp, sys};
+use super::{netdev, process, seccomp, sys};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 
@@ -33,7 +34,7 @@ pub struct Create<'a> {
     pub rootfs: &'a Path,
     /// Where compiled seccomp profiles are kept.
     pub seccomp_cache: &'a Path,
-    /// Where the start socket is made; none if who makes the container starts it, by `Init::start`.
+    /// Where the start socket is made; without one the container starts as soon as it is ready.
     pub start_socket: Option<&'a Path>,
     pub cgroup: &'a Cgroup,
     pub preserved: Preserved,
@@ -55,40 +56,18 @@ pub trait Journal {
     fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()>;
     /// The process is at work for a while: what `ready` is to write can be prepared.
     fn prepare(&mut self) -> Result<()>;
-    /// The container is created. The child waits for this to return before it can be started.
+    /// The container is created. The child waits for this to return before it can be started, or starts.
     fn ready(&mut self) -> Result<()>;
 }
 
-/// A created container's init.
-pub struct Init {
-    pub process: seam::Process,
-    pub pidfd: OwnedFd,
-    /// What it waits at without a start socket; none if it was restored.
-    pub channel: Option<Channel>,
-}
-
-impl From<Spawned> for Init {
-    fn from(Spawned { process, pidfd, channel }: Spawned) -> Init {
-        Init { process, pidfd, channel: Some(channel) }
-    }
-}
-
-impl Init {
-    /// What `start` does by the socket. Should we die before, it ends too.
-    pub fn start(&self) -> Result<()> {
-        let channel = self.channel.as_ref().context("internal: it runs already")?;
-        channel.send(Tag::Go, &[], None).context("cannot start a container that has stopped")
-    }
-}
-
-/// Makes the container. `console` is where the terminal's master goes. On failure nothing of it is left but what
+/// Makes the container, and says what its init is. `console` is where the terminal's master goes. On failure nothing of it is left but what
 /// `journal` wrote.
 pub fn create(
     create: &Create<'_>,
     console: Option<Receiver>,
     workload: &mut dyn Workload,
     journal: &mut dyn Journal,
-) -> Result<Init> {
+) -> Result<Handle> {
     let linux = create.spec.linux().as_ref();
     let filter = linux
         .and_then(|l| l.seccomp().as_ref())
@@ -136,7 +115,8 @@ pub fn create(
     };
     drop((sources, listener, console));
     let made = if plan.needs_intermediate() { Ok(()) } else { making.finish() };
-    made.and_then(|()| spawned.channel.send(Tag::Made, &[], None))
+    made.and_then(|()| create.cgroup.tasks(joiner.placing()))
+        .and_then(|tasks| spawned.channel.send(Tag::Made, &[], &tasks.fds()))
         .map_err(|error| spawned.channel.last_words().unwrap_or(error))
         .inspect_err(|_| spawn::kill_and_reap(&spawned))?;
     log::debug(|| format!("cgroup made: {}", create.cgroup.describe()));
@@ -145,7 +125,7 @@ pub fn create(
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
     let cloned = journal.cloned(spawned.process, root_mount);
     match cloned.and_then(|()| attend(create, &plan, rdt.as_ref(), &spawned, workload, journal)) {
-        Ok(()) => Ok(spawned.into()),
+        Ok(()) => Ok(Handle { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
             undo(create, &spawned, rdt.as_ref(), root_mount)?;
@@ -194,14 +174,12 @@ fn attend(
     }
     process::set_oom_score_adj(pid, create.process)?;
     netdev::move_into(create.spec, plan, pid)?;
-    spawned.channel.send(Tag::Go, &[], None)?;
+    spawned.channel.send(Tag::Go, &[], &[])?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
-    // It has closed its copy first of all.
-    seal::let_go();
     journal.prepare()?;
     let mut maps = IdMaps::new(linux);
     loop {
-        let Some(message) = spawned.channel.receive()? else {
+        let Some(mut message) = spawned.channel.receive()? else {
             bail!("container init ended before it was ready")
         };
         match message.tag {
@@ -217,13 +195,13 @@ fn attend(
             Tag::Bind => {
                 let open = || rootfs::open_for_child(create.spec, create.bundle, &mut maps, &message.body);
                 let source = namespaces::in_mounts_of(spawned.pidfd.as_fd(), open)?;
-                spawned.channel.send(Tag::Source, &[], Some(source.as_fd()))?;
+                spawned.channel.send(Tag::Source, &[], &[source.as_fd()])?;
                 continue;
             }
             Tag::Hooks => host_hooks(create, spawned)?,
             Tag::Limits => process::set_rlimits(pid, create.process)?,
             Tag::Look => {
-                send_found(spawned, message.fd, workload)?;
+                send_found(spawned, message.fd(), workload)?;
                 continue;
             }
             Tag::SeccompListener => {
@@ -236,13 +214,13 @@ fn attend(
                     create.cgroup.delegate_below(name, pid)?;
                 }
                 journal.ready()?;
-                log::debug(|| "init: closing the pipe to signal completion: it waits for start".to_owned());
-                return create.start_socket.map_or(Ok(()), |_| spawned.channel.send(Tag::Go, &[], None));
+                log::debug(|| "init: closing the pipe to signal completion: it may be started".to_owned());
+                return spawned.channel.send(Tag::Go, &[], &[]);
             }
             Tag::Error => return Err(message.error()),
             tag => bail!("unexpected message {tag:?} from container init"),
         }
-        spawned.channel.send(Tag::Go, &[], None)?;
+        spawned.channel.send(Tag::Go, &[], &[])?;
     }
 }
 
@@ -262,7 +240,7 @@ pub fn send_found(spawned: &Spawned, file: Option<OwnedFd>, workload: &mut dyn W
     let prepared = workload.prepare_found(file.context("no file came with the question")?)?;
     let view = rootfs::read_only_view(prepared.artifact.as_fd())?;
     let artifact = view.as_ref().unwrap_or(&prepared.artifact);
-    spawned.channel.send(Tag::Found, &prepared.note, Some(artifact.as_fd()))
+    spawned.channel.send(Tag::Found, &prepared.note, &[artifact.as_fd()])
 }
 
 /// prestart and createRuntime: in the runtime's namespaces, after the container's exist, before pivot_root.

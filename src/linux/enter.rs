@@ -99,7 +99,7 @@ impl Entering<'_> {
         labels::apparmor(self.process, needs.in_process, self.proc_self()?)?;
         // Only now: a low limit is the workload's, not ours (runc: procReady).
         if !process::set_own_rlimits(self.process)? {
-            self.channel.send(Tag::Limits, &[], None)?;
+            self.channel.send(Tag::Limits, &[], &[])?;
             self.channel.expect(Tag::Go)?;
         }
         if no_new_privileges {
@@ -175,7 +175,7 @@ impl Entering<'_> {
     fn load_filter(&self) -> Result<()> {
         let Some(filter) = self.filter else { return Ok(()) };
         if let Some(listener) = filter.load()? {
-            self.channel.send(Tag::SeccompListener, &listener.as_raw_fd().to_ne_bytes(), None)?;
+            self.channel.send(Tag::SeccompListener, &listener.as_raw_fd().to_ne_bytes(), &[])?;
             self.channel.expect_plain(Tag::Go)?;
         }
         Ok(())
@@ -242,9 +242,9 @@ pub fn set_up_terminal(process: &Process, receiver: Option<&terminal::Receiver>)
 /// argv[0] could be judged by nobody before: it is on a tmpfs, or a hook put it there.
 pub fn look(channel: &Channel, workload: &mut dyn Workload) -> Result<()> {
     let Some(file) = workload.look()? else { return Ok(()) };
-    channel.send(Tag::Look, &[], Some(file.as_fd()))?;
-    let found = channel.expect(Tag::Found)?;
-    let artifact = found.fd.context("no artifact came with the parent's answer")?;
+    channel.send(Tag::Look, &[], &[file.as_fd()])?;
+    let mut found = channel.expect(Tag::Found)?;
+    let artifact = found.fd().context("no artifact came with the parent's answer")?;
     workload.adopt(Prepared { artifact, note: found.body });
     Ok(())
 }

@@ -12,14 +12,15 @@ use super::attributes::{Affinity, Attributes};
 use super::cgroup::Cgroup;
 use super::enter::{self, Entering, Proc};
 use super::fds::{self, Preserved};
+use super::lifecycle::{self, Handle};
 use super::namespaces::{self, CLONE_NEWTIME};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::{Channel, Tag};
 use super::terminal::Receiver;
-use super::{create, lifecycle, process, rdt, rootfs, seal, sys};
+use super::{create, process, rdt, rootfs, sys};
 use crate::log;
-use crate::seam::{self, Workload};
+use crate::seam::Workload;
 
 /// A process to be run in a container.
 pub struct Exec<'a> {
@@ -32,8 +33,7 @@ pub struct Exec<'a> {
     /// The container's State document for a seccomp agent: the pid in it is init's, as in runc.
     pub seccomp_state: &'a dyn Fn() -> Vec<u8>,
     /// The container's init, whose namespaces are joined.
-    pub init: seam::Process,
-    pub init_pidfd: BorrowedFd<'a>,
+    pub init: &'a Handle,
     pub cgroup: &'a Cgroup,
     /// `--cgroup`.
     pub sub_cgroups: &'a [String],
@@ -49,29 +49,23 @@ impl Exec<'_> {
     }
 }
 
-/// The exec'd process, running.
-pub struct Running {
-    pub process: seam::Process,
-    pub pidfd: OwnedFd,
-}
-
-/// Runs it, and returns when its execve has succeeded (a wasm guest: when it is about to run).
-pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workload) -> Result<Running> {
+/// Runs it, and returns its process when its execve has succeeded (a wasm guest: when it is about to run).
+pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workload) -> Result<Handle> {
     let filter =
         exec.seccomp().map(|profile| seccomp::compile_cached(profile, exec.seccomp_cache)).transpose()?;
     let attributes = Attributes::of(exec.process, exec.linux)?;
     attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
     let affinity = Affinity::of(exec.process.exec_cpu_affinity().as_ref())?;
     create::protect_carried(workload)?;
-    let found = namespaces_to_join(exec.init.pid, exec.linux)
-        .and_then(|kinds| Ok((kinds, root_to_enter(exec.init.pid, kinds)?)));
+    let found = namespaces_to_join(exec.init.process.pid, exec.linux)
+        .and_then(|kinds| Ok((kinds, root_to_enter(exec.init.process.pid, kinds)?)));
     // Or those were the namespaces, and the root, of whoever has the pid now.
-    ensure!(lifecycle::is_unreaped(exec.init_pidfd), "cannot exec in a stopped container");
+    ensure!(lifecycle::is_unreaped(exec.init.pidfd.as_fd()), "cannot exec in a stopped container");
     let (kinds, root) = found?;
     // Reports a failed execve: end of file means there is nothing to report.
     let (read, talk) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let unprivileged = !rustix::process::geteuid().is_root();
-    let joined = join_in_parent(exec.init_pidfd, kinds)?;
+    let joined = join_in_parent(exec.init.pidfd.as_fd(), kinds)?;
     affinity.enter_initial()?;
     let cloned = clone(exec);
     if !matches!(cloned, Ok(Side::Child(_))) {
@@ -98,7 +92,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
     };
     drop((talk, console, root));
     match attend(exec, &spawned, read, workload) {
-        Ok(()) => Ok(Running { process: spawned.process, pidfd: spawned.pidfd }),
+        Ok(()) => Ok(Handle { process: spawned.process, pidfd: spawned.pidfd }),
         Err(error) => {
             let told = spawned.channel.last_words();
             spawn::kill_and_reap(&spawned);
@@ -140,7 +134,7 @@ fn clone(exec: &Exec<'_>) -> Result<Side> {
     match spawn::clone(0, &exec.cgroup.joiner(exec.sub_cgroups)?) {
         // A cgroup v2 that hands controllers down takes no process; the container's init has moved below it.
         Err(error) if exec.sub_cgroups.is_empty() && busy(&error) => {
-            spawn::clone(0, &exec.cgroup.joiner_beside(exec.init.pid)?)
+            spawn::clone(0, &exec.cgroup.joiner_beside(exec.init.process.pid)?)
         }
         cloned => cloned,
     }
@@ -207,22 +201,22 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
     if let Some(rdt) = rdt::find(exec.id, exec.linux)? {
         rdt.join(pid)?;
     }
-    spawned.channel.send(Tag::Go, &[], None)?;
+    spawned.channel.send(Tag::Go, &[], &[])?;
     log::debug(|| format!("child process in init(): {pid} joins the container's namespaces"));
     loop {
-        let Some(message) = spawned.channel.receive()? else {
+        let Some(mut message) = spawned.channel.receive()? else {
             bail!("the process ended before it was ready")
         };
         match message.tag {
-            Tag::Look => create::send_found(spawned, message.fd, workload)?,
+            Tag::Look => create::send_found(spawned, message.fd(), workload)?,
             Tag::SeccompListener => {
                 let state = (exec.seccomp_state)();
                 create::send_listener(exec.seccomp(), &state, spawned, &message.body)?;
-                spawned.channel.send(Tag::Go, &[], None)?;
+                spawned.channel.send(Tag::Go, &[], &[])?;
             }
             Tag::Limits => {
                 process::set_rlimits(pid, exec.process)?;
-                spawned.channel.send(Tag::Go, &[], None)?;
+                spawned.channel.send(Tag::Go, &[], &[])?;
             }
             Tag::Ready => break,
             Tag::Error => return Err(message.error()),
@@ -230,7 +224,6 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
         }
     }
     log::debug(|| format!("setns_init: about to exec: {pid} is ready"));
-    seal::let_go();
     let mut text = Vec::new();
     std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
     if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }
@@ -273,7 +266,7 @@ fn child(
         hold: Vec::new(),
     };
     let ready = prepare(exec, &inherited, &talk, &mut entering, workload)
-        .and_then(|()| channel.send(Tag::Ready, &[], None));
+        .and_then(|()| channel.send(Tag::Ready, &[], &[]));
     if let Err(error) = ready {
         channel.send_error(&error);
         sys::exit_now(1);
@@ -294,13 +287,13 @@ fn prepare(
     keep.extend(
         inherited.console.iter().map(AsRawFd::as_raw_fd).chain(inherited.root.iter().map(AsRawFd::as_raw_fd)),
     );
-    keep.extend([exec.init_pidfd.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
+    keep.extend([exec.init.pidfd.as_raw_fd(), talk.as_raw_fd(), entering.channel.fd()]);
     fds::close_all_but(exec.preserved.end(), &keep)?;
     entering.channel.expect(Tag::Go)?;
     rustix::process::setsid().context("setsid")?;
     entering.proc = Some(Proc::open(workload)?);
     if inherited.kinds != 0 {
-        join(exec.init_pidfd, inherited.kinds)?;
+        join(exec.init.pidfd.as_fd(), inherited.kinds)?;
     }
     if let Some(root) = &inherited.root {
         rustix::process::fchdir(root).context("enter the container's root")?;

@@ -7,8 +7,6 @@
 //! makes no call. What cannot be done here in the straightforward way is left to seal.rs.
 
 use std::arch::{asm, naked_asm};
-use std::ffi::CStr;
-use std::mem::MaybeUninit;
 
 use super::seal::{MARK, VERBS};
 use super::sys::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
@@ -25,10 +23,7 @@ pub extern "C" fn runw_start() -> ! {
 /// A string as the kernel gives it, NUL-terminated.
 type Text = *const u8;
 
-const EXE: &CStr = c"/proc/self/exe";
-const PATH_MAX: usize = libc::PATH_MAX as usize;
-/// Room for a path with every byte escaped, and for the second layer.
-const LAYERS: usize = 2 * PATH_MAX + 64;
+/// Room for the mark.
 const MARKED: usize = 64;
 
 /// Returns when there is nothing to do, or when it cannot be done here.
@@ -96,26 +91,33 @@ unsafe fn after(mut text: Text, start: &str) -> Option<Text> {
     Some(text)
 }
 
-/// Does not return if it succeeds. But for the mount's, the descriptors it takes are closed by the execve.
+/// Does not return if it succeeds.
+///
+/// What is executed is a mount of the binary alone that is read-only and belongs to no namespace: the execve closes its only
+/// handle, and from then on the kernel refuses to change it, clone it or attach it anywhere, whatever privileges a container
+/// has. runc did the same before 1.2 with a path on the host, which all that watch the host's mounts could see.
 unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
-    // SAFETY: the arrays end in NULL. `scratch` is fresh and zeroed, and cut into four parts that do not overlap.
+    const ATTRIBUTES: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
+    let (exe, empty) = (c"/proc/self/exe".as_ptr() as usize, c"".as_ptr() as usize);
+    let (cwd, itself) = (libc::AT_FDCWD as usize, libc::AT_EMPTY_PATH as usize);
+    // SAFETY: strings and arrays end in NUL and NULL, and the structure is as large as the kernel's. `scratch` is fresh and
+    // zeroed, and cut into two parts that do not overlap.
     unsafe {
+        let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
+        let tree = call(libc::SYS_open_tree, cwd, exe, flags, 0, 0)?;
+        let attributes = libc::mount_attr { attr_set: ATTRIBUTES, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        let (attributes, size) = (&raw const attributes as usize, size_of_val(&attributes));
+        call(libc::SYS_mount_setattr, tree, empty, itself, attributes, size)?;
+
         let mut count = 0;
         while !(*envp.add(count)).is_null() {
             count += 1;
         }
-        let size = PATH_MAX + LAYERS + MARKED + (count + 2) * size_of::<Text>();
+        let size = MARKED + (count + 2) * size_of::<Text>();
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        let scratch = call(libc::SYS_mmap, 0, size, access as usize, kind as usize, usize::MAX)? as *mut u8;
-        let layers = scratch.add(PATH_MAX);
-        let mark = layers.add(LAYERS);
+        let mark = call(libc::SYS_mmap, 0, size, access as usize, kind as usize, usize::MAX)? as *mut u8;
         let environment: *mut Text = mark.add(MARKED).cast();
-
-        let path = scratch;
-        let length = call(libc::SYS_readlink, EXE.as_ptr() as usize, path as usize, PATH_MAX - 1, 0, 0)?;
-        let name = write_layers(layers, path, length)?;
-        let (file, mount) = overlay(layers, name)?;
-        write_mark(mark, call(libc::SYS_getpid, 0, 0, 0, 0, 0)?, mount);
+        write_mark(mark, call(libc::SYS_getpid, 0, 0, 0, 0, 0)?);
         let mut to = environment;
         for at in 0..count {
             // Not another's mark: only the first of two would be seen.
@@ -125,93 +127,19 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
             }
         }
         to.write_volatile(mark);
-        let (argv, environment) = (argv as usize, environment as usize);
-        call(
-            libc::SYS_execveat,
-            file,
-            c"".as_ptr() as usize,
-            argv,
-            environment,
-            libc::AT_EMPTY_PATH as usize,
-        )?;
+        call(libc::SYS_execveat, tree, empty, argv as usize, environment as usize, itself)?;
     }
     None
 }
 
-/// As runc >= 1.2: an overlay without an upper layer cannot be written to by anybody, whatever is remounted. Returns the
-/// binary in there and, unless the limit on descriptors is low, a handle on the mount that outlives the execve: to close
-/// the last one is a wait for RCU, which `seal::let_go` puts where somebody waits anyway.
-unsafe fn overlay(layers: Text, name: Text) -> Option<(usize, usize)> {
-    const CLOEXEC: usize = 1;
-    const SET_STRING: usize = 1;
-    const CREATE: usize = 6;
-    const ATTRIBUTES: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
-    let (kind, key) = (c"overlay".as_ptr() as usize, c"lowerdir".as_ptr() as usize);
-    // SAFETY: strings end in NUL, the structures are as large as the kernel's, and read only once they are filled.
-    unsafe {
-        let context = call(libc::SYS_fsopen, kind, CLOEXEC, 0, 0, 0)?;
-        call(libc::SYS_fsconfig, context, SET_STRING, key, layers as usize, 0)?;
-        call(libc::SYS_fsconfig, context, CREATE, 0, 0, 0)?;
-        let mount = call(libc::SYS_fsmount, context, CLOEXEC, ATTRIBUTES as usize, 0, 0)?;
-        let flags = (libc::O_PATH | libc::O_CLOEXEC) as usize;
-        let file = call(libc::SYS_openat, mount, name as usize, flags, 0, 0)?;
-        // The name may have been given to another file since we were started.
-        let (mut ours, mut theirs) =
-            (MaybeUninit::<libc::stat>::uninit(), MaybeUninit::<libc::stat>::uninit());
-        call(libc::SYS_stat, EXE.as_ptr() as usize, ours.as_mut_ptr() as usize, 0, 0, 0)?;
-        call(libc::SYS_fstat, file, theirs.as_mut_ptr() as usize, 0, 0, 0)?;
-        let (ours, theirs) = (ours.assume_init_ref(), theirs.assume_init_ref());
-        let same = ours.st_size == theirs.st_size
-            && ours.st_mtime == theirs.st_mtime
-            && ours.st_mtime_nsec == theirs.st_mtime_nsec;
-        // Out of the way of descriptors that a caller passes on, or means to.
-        let kept = call(libc::SYS_fcntl, mount, libc::F_DUPFD as usize, 512, 0, 0);
-        same.then_some((file, kept.unwrap_or(0)))
+/// `_RUNW_SEALED=PID`.
+unsafe fn write_mark(mut to: *mut u8, pid: usize) {
+    for byte in MARK.as_bytes() {
+        // SAFETY: there is room for the name and for the twenty digits of the largest number.
+        to = unsafe { put(to, *byte) };
     }
-}
-
-/// `lowerdir` for the directory of a path of `length` bytes, whose last component is returned. An overlay wants two lower
-/// layers: any directory that has nothing to do with ours will do for the second.
-unsafe fn write_layers(mut to: *mut u8, path: *mut u8, length: usize) -> Option<Text> {
-    // SAFETY: a NUL follows the path, and in `to` is room for twice as much and for the longest of these names.
-    unsafe {
-        let mut slash = length;
-        while path.add(slash).read_volatile() != b'/' {
-            slash = slash.checked_sub(1)?;
-        }
-        for at in 0..slash {
-            let byte = path.add(at).read_volatile();
-            // overlayfs.rst: a colon in a layer's path is escaped, and so is the backslash.
-            if matches!(byte, b'\\' | b':' | b',') {
-                to = put(to, b'\\');
-            }
-            to = put(to, byte);
-        }
-        let unrelated = |other: &&&CStr| {
-            let rest = after(path, std::str::from_utf8_unchecked(other.to_bytes()));
-            rest.is_none_or(|rest| rest.read_volatile() != b'/')
-                && call(libc::SYS_access, other.as_ptr() as usize, 0, 0, 0, 0).is_some()
-        };
-        let second = [c"/run", c"/tmp", c"/sys", c"/usr"].iter().find(unrelated).filter(|_| slash > 0)?;
-        to = put(to, b':');
-        for byte in second.to_bytes() {
-            to = put(to, *byte);
-        }
-        Some(path.add(slash + 1))
-    }
-}
-
-/// `_RUNW_SEALED=PID.MOUNT`.
-unsafe fn write_mark(to: *mut u8, pid: usize, mount: usize) {
-    // SAFETY: there is room for the name and for twice the twenty digits of the largest number.
-    unsafe {
-        let mut to = to;
-        for byte in MARK.as_bytes() {
-            to = put(to, *byte);
-        }
-        to = put_number(put(to, b'='), pid);
-        put_number(put(to, b'.'), mount);
-    }
+    // SAFETY: as before.
+    unsafe { put_number(put(to, b'='), pid) };
 }
 
 unsafe fn put_number(mut to: *mut u8, number: usize) -> *mut u8 {

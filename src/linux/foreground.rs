@@ -87,7 +87,7 @@ pub fn wait(
     while status.is_none() {
         wake(signals.as_fd(), pidfd, relay.as_mut(), notify.as_ref())?;
         if let Some(proxy) = &notify
-            && proxy.pass_on()?
+            && proxy.pass_on(std::process::id() as i32)?
         {
             notify = None;
         }

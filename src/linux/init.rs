@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result};
 
 use super::attributes::{self, Attributes};
-use super::cgroup::Placing;
+use super::cgroup::{Placing, Tasks};
 use super::create::Create;
 use super::enter::{self, Entering, Proc};
 use super::hooks::{self, Place};
@@ -92,8 +92,8 @@ fn live(
         hold: start_hooks_output(create),
     };
     let made = prepare(create, plan, placing, sources, console, &mut entering, workload)
-        // Answered when state.json says `created`, or by `run` to start; a runtime that is gone by then means nobody wants us.
-        .and_then(|()| channel.send(Tag::Ready, &[], None))
+        // Answered when state.json says `created`; a runtime that is gone by then means nobody wants us.
+        .and_then(|()| channel.send(Tag::Ready, &[], &[]))
         .and_then(|()| channel.expect_plain(Tag::Go));
     if let Err(error) = made {
         channel.send_error(&error);
@@ -118,10 +118,7 @@ fn prepare(
     workload: &mut dyn Workload,
 ) -> Result<()> {
     let channel = entering.channel;
-    channel.expect(Tag::Made)?;
-    if placing == Placing::WhenMade {
-        create.cgroup.enter()?;
-    }
+    Tasks::from(channel.expect(Tag::Made)?.fds).enter().context("join the cgroup")?;
     // The parent has written the id maps.
     channel.expect(Tag::Go)?;
     attributes::reset_affinity();
@@ -182,7 +179,7 @@ fn enter_root(
 
     let spec_hooks = create.spec.hooks().as_ref();
     if spec_hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some()) {
-        channel.send(Tag::Hooks, &[], None)?;
+        channel.send(Tag::Hooks, &[], &[])?;
         channel.expect(Tag::Go)?;
     }
     if let Some(list) = spec_hooks.and_then(|hooks| hooks.create_container().as_ref()) {

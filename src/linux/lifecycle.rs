@@ -15,6 +15,12 @@ use super::cgroup::Cgroup;
 use super::{create, spawn, sys};
 use crate::seam::{Process, Status};
 
+/// A process that cannot be mistaken for another.
+pub struct Handle {
+    pub process: Process,
+    pub pidfd: OwnedFd,
+}
+
 /// How long a killed container may take to be gone (runc: 10 s).
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -56,13 +56,11 @@ pub fn make_directory(container: &Path) -> Result<()> {
 pub struct Proxy {
     socket: OwnedFd,
     manager: OsString,
-    /// The pid that the manager is told to watch.
-    main: i32,
 }
 
 impl Proxy {
     /// None if no manager wants to know, or `create` was not told of one.
-    pub fn listen(container: &Path, main: i32) -> Result<Option<Proxy>> {
+    pub fn listen(container: &Path) -> Result<Option<Proxy>> {
         let Some(manager) = manager() else { return Ok(None) };
         let path = container.join(DIRECTORY).join(SOCKET);
         if !container.join(DIRECTORY).is_dir() {
@@ -74,25 +72,26 @@ impl Proxy {
         rustix::net::bind(&socket, &address).with_context(context)?;
         // Whoever the container's process is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).with_context(context)?;
-        Ok(Some(Proxy { socket, manager, main }))
+        Ok(Some(Proxy { socket, manager }))
     }
 
-    /// Until the container is ready, or has ended.
-    pub fn serve(&self, pidfd: BorrowedFd<'_>) -> Result<()> {
+    /// Until the container is ready, or has ended. `init` is its process, which the manager watches from then on.
+    pub fn serve(&self, init: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         loop {
             let mut fds =
                 [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
             rustix::io::retry_on_intr(|| poll(&mut fds, None))
                 .context("wait for the container's notification")?;
             let ended = !fds[1].revents().is_empty();
-            if self.pass_on()? || ended {
+            if self.pass_on(init)? || ended {
                 return Ok(());
             }
         }
     }
 
-    /// True once READY has been passed on: what comes after it the manager hears from nobody, as with runc.
-    pub fn pass_on(&self) -> Result<bool> {
+    /// True once READY has been passed on: what comes after it the manager hears from nobody, as with runc. `main` is the
+    /// pid that the manager is told to watch.
+    pub fn pass_on(&self, main: i32) -> Result<bool> {
         let mut text = [0; 4096];
         loop {
             let count = match rustix::net::recv(&self.socket, &mut text, RecvFlags::DONTWAIT) {
@@ -104,7 +103,7 @@ impl Proxy {
             let mut lines = text[..count].split(|byte| *byte == b'\n');
             if let Some(ready) = lines.find(|line| line.starts_with(b"READY=")) {
                 self.tell(&[ready, b"\n"].concat())?;
-                self.tell(format!("MAINPID={}\n", self.main).as_bytes())?;
+                self.tell(format!("MAINPID={main}\n").as_bytes())?;
                 return Ok(true);
             }
         }

@@ -1,13 +1,12 @@
 //! The binary protects itself (CVE-2019-5736): before it touches a container it runs from a read-only view of itself,
-//! so that nothing in the container can write to it through `/proc/PID/exe`. The view is an overlay, which shares the
-//! page cache, and is made before anything else (first.rs). Where there can be none, it is a copy in a memfd, which is
-//! private memory for as long as a wasm container lives.
+//! so that nothing in the container can write to it through `/proc/PID/exe`. The view is a mount, which shares the page
+//! cache, and is made before anything else (first.rs). Where there can be none (before Linux 5.12, or without privileges),
+//! it is a copy in a memfd, which is private memory for as long as a wasm container lives.
 
 use std::ffi::{CString, OsString};
 use std::io::{Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
@@ -16,8 +15,7 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use super::sys;
 use crate::log;
 
-/// The variable that the sealed copy alone has, with its pid (and the descriptor of the overlay), and takes away. Whoever can
-/// set it can run any program anyway.
+/// The variable that the sealed copy alone has, with its pid, and takes away. Whoever can set it can run any program anyway.
 pub(super) const MARK: &str = "_RUNW_SEALED";
 
 /// Verbs whose process becomes, or makes, one inside a container.
@@ -34,14 +32,6 @@ pub fn before_parsing(args: &[OsString]) {
 /// Whether we are the sealed copy.
 static SEALED: AtomicBool = AtomicBool::new(false);
 
-/// The mount that it runs from: nobody finds it by a path, and it lasts as long as we do.
-static MOUNT: Mutex<Option<OwnedFd>> = Mutex::new(None);
-
-/// The handle on that mount costs a wait for RCU to close, which is paid here by who waits for a child anyway.
-pub fn let_go() {
-    drop(MOUNT.lock().ok().and_then(|mut mount| mount.take()));
-}
-
 /// Returns in the sealed process only; the first call replaces this process by it.
 pub fn ensure() -> Result<()> {
     if SEALED.load(Relaxed) {
@@ -54,12 +44,9 @@ pub fn ensure() -> Result<()> {
         });
         return Ok(());
     }
-    if let Some(mount) = mark() {
+    if std::env::var(MARK).is_ok_and(|pid| pid.parse() == Ok(std::process::id())) {
         sys::forget_env(MARK);
         SEALED.store(true, Relaxed);
-        if let (Some(mount), Ok(mut kept)) = (mount, MOUNT.lock()) {
-            *kept = Some(sys::adopt_fd(mount)?);
-        }
         return Ok(());
     }
     let sealed = copy()?;
@@ -77,13 +64,6 @@ pub fn ensure() -> Result<()> {
     let argv: Vec<_> = argv.iter().map(CString::as_c_str).collect();
     let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
     Err(sys::execveat(sealed.as_fd(), &argv, &env)).context("run the sealed copy of runw")
-}
-
-/// Our own mark, and the descriptor in it.
-fn mark() -> Option<Option<RawFd>> {
-    let mark = std::env::var(MARK).ok()?;
-    let (pid, mount) = mark.split_once('.').unwrap_or((&mark, "0"));
-    (pid.parse() == Ok(std::process::id())).then(|| mount.parse().ok().filter(|mount| *mount > 2))
 }
 
 fn copy() -> Result<OwnedFd> {

@@ -10,7 +10,7 @@ use rustix::process::{
 use super::cgroup::{Joiner, Placing};
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
-use super::{foreground, kernel_file, seal, sys};
+use super::{foreground, kernel_file, sys};
 use crate::seam::Process;
 
 /// The process as its parent holds it.
@@ -58,8 +58,6 @@ pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
         .context("clone a process into the container")?
     {
         sys::Cloned::Child => {
-            // Before the parent does: the last to close it pays.
-            seal::let_go();
             drop(ours);
             let reset = foreground::reset_signals_in_child(ignored);
             let joined = reset.and_then(|()| joiner.enter().context("join the cgroup"));
@@ -92,7 +90,7 @@ fn cross(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
     {
         sys::Cloned::Child => Ok(()),
         sys::Cloned::Parent { pid, .. } => {
-            let sent = channel.send(Tag::Pid, &pid.to_ne_bytes(), None);
+            let sent = channel.send(Tag::Pid, &pid.to_ne_bytes(), &[]);
             sys::exit_now(i32::from(sent.is_err()))
         }
     }
@@ -128,7 +126,7 @@ pub fn settle(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
     }
     if plan.makes(CLONE_NEWTIME) {
         sys::unshare(CLONE_NEWTIME).context("make the time namespace")?;
-        channel.send(Tag::TimeOffsets, &[], None)?;
+        channel.send(Tag::TimeOffsets, &[], &[])?;
         channel.expect(Tag::Go)?;
         namespaces::enter_own_time_namespace()?;
     }

@@ -17,11 +17,14 @@ use rustix::net::{
 /// Larger than any message: error texts are cut to fit, `Prepared::note` is refused above it.
 const PACKET: usize = 16 * 1024;
 
+/// More than a machine has hierarchies of cgroup v1 (`Made`).
+const FDS: usize = 64;
+
 /// What is said. The comment names who says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Tag {
-    /// Parent: the cgroup is made, and the process may enter it.
+    /// Parent: the cgroup is made, and the process may enter it by the descriptors that come along (v1's `tasks`).
     Made = b'C',
     /// Parent: id maps, limits and the like are in place.
     Go = b'G',
@@ -47,7 +50,7 @@ pub enum Tag {
     SeccompListener = b'S',
     /// The process that becomes CRIU: its socket, and the numbers of its directories (4 bytes each, native order).
     Criu = b'K',
-    /// Child: ready for `start`; parent answers `Go` once state.json says `created`, or, if it starts the child itself, to start.
+    /// Child: ready for `start`; parent answers `Go` once state.json says `created`.
     Ready = b'R',
     /// Either: the error, as text, and the end of the talk.
     Error = b'E',
@@ -81,10 +84,15 @@ impl Tag {
 pub struct Message {
     pub tag: Tag,
     pub body: Vec<u8>,
-    pub fd: Option<OwnedFd>,
+    pub fds: Vec<OwnedFd>,
 }
 
 impl Message {
+    /// The only descriptor of most messages.
+    pub fn fd(&mut self) -> Option<OwnedFd> {
+        self.fds.pop()
+    }
+
     /// What an `Error` says.
     pub fn error(&self) -> anyhow::Error {
         anyhow!("{}", String::from_utf8_lossy(&self.body))
@@ -106,22 +114,21 @@ impl Channel {
         self.0.as_raw_fd()
     }
 
-    pub fn send(&self, tag: Tag, body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
-        if body.len() >= PACKET {
-            bail!("message of {} bytes is too long", body.len());
+    pub fn send(&self, tag: Tag, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        if body.len() >= PACKET || fds.len() > FDS {
+            bail!("message of {} bytes and {} descriptors is too long", body.len(), fds.len());
         }
-        let Some(fd) = fd else {
+        if fds.is_empty() {
             // write(2) alone: under a seccomp profile it is the call least likely to be denied, and the one that is
             // never notified. A peer that is gone kills us by SIGPIPE or is an error, and both are the end.
             let packet: Vec<u8> = [&[tag as u8], body].concat();
             return self.sent(rustix::io::write(&self.0, &packet));
-        };
+        }
         let tag = [tag as u8];
         let parts = [IoSlice::new(&tag), IoSlice::new(body)];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [fd];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
+        control.push(SendAncillaryMessage::ScmRights(fds));
         self.sent(sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL))
     }
 
@@ -153,7 +160,7 @@ impl Channel {
     pub fn send_error(&self, error: &anyhow::Error) {
         let text = crate::error::line(error);
         let end = (0..=text.len().min(PACKET - 1)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-        let _ = self.send(Tag::Error, &text.as_bytes()[..end], None);
+        let _ = self.send(Tag::Error, &text.as_bytes()[..end], &[]);
     }
 
     /// `expect`, for a message without a descriptor and with read(2) alone, as a seccomp profile may demand.
@@ -176,7 +183,7 @@ impl Channel {
         // Of the kernel's zeroes: only what is received takes memory.
         static BUFFER: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
         let mut bytes = BUFFER.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut *bytes)];
@@ -189,15 +196,17 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(None);
         }
-        if received.flags.contains(ReturnFlags::TRUNC) {
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             bail!("message on the sync socket was cut off");
         }
-        let fd = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
         let tag = Tag::from_byte(bytes[0]).ok_or_else(|| anyhow!("unknown message {:#x}", bytes[0]))?;
-        Ok(Some(Message { tag, body: bytes[1..received.bytes].to_vec(), fd }))
+        Ok(Some(Message { tag, body: bytes[1..received.bytes].to_vec(), fds }))
     }
 
     /// Whether `receive` would return at once.
@@ -233,11 +242,11 @@ mod tests {
     fn a_message_carries_its_descriptor() {
         let (a, b) = Channel::pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        a.send(Tag::Look, b"note", Some(write.as_fd())).unwrap();
+        a.send(Tag::Look, b"note", &[write.as_fd()]).unwrap();
         drop(write);
-        let message = b.expect(Tag::Look).unwrap();
+        let mut message = b.expect(Tag::Look).unwrap();
         assert_eq!(message.body, b"note");
-        rustix::io::write(message.fd.unwrap(), b"x").unwrap();
+        rustix::io::write(message.fd().unwrap(), b"x").unwrap();
         let mut byte = [0];
         assert_eq!(rustix::io::read(read, &mut byte).unwrap(), 1);
     }
@@ -258,15 +267,15 @@ mod tests {
         for written in [0, 1] {
             let (a, b) = Channel::pair().unwrap();
             for _ in 0..written {
-                a.send(Tag::Go, &[], None).unwrap();
+                a.send(Tag::Go, &[], &[]).unwrap();
             }
-            b.send(Tag::Hooks, &[], None).unwrap();
+            b.send(Tag::Hooks, &[], &[]).unwrap();
             b.send_error(&anyhow!("why"));
             drop(b);
-            assert_eq!(a.send(Tag::Go, &[], None).unwrap_err().to_string(), "why");
+            assert_eq!(a.send(Tag::Go, &[], &[]).unwrap_err().to_string(), "why");
         }
         let (a, b) = Channel::pair().unwrap();
-        a.send(Tag::Go, &[], None).unwrap();
+        a.send(Tag::Go, &[], &[]).unwrap();
         b.send_error(&anyhow!("why"));
         drop(b);
         assert_eq!(a.expect(Tag::Go).unwrap_err().to_string(), "why");

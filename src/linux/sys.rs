@@ -281,14 +281,6 @@ pub fn own_fd(number: i32) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// A descriptor that the process before us (execve(2)) left open for us; from now on nobody else's.
-pub fn adopt_fd(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: F_SETFD takes any number and touches no memory.
-    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
-    // SAFETY: it is open, and its number was passed on to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// Whether the number names no open descriptor.
 pub fn is_closed(fd: i32) -> bool {
     // SAFETY: F_GETFD takes any number and touches no memory.

@@ -45,7 +45,7 @@ fn unable() -> bool {
 }
 
 /// A call or more for each cgroup hierarchy: making, joining, showing it. What else differs from host to host: a mount table of
-/// more pages, a reaper that is quick to take the container's process away, a file system that cannot be under an overlay.
+/// more pages, a reaper that is quick to take the container's process away, a kernel that cannot seal by a mount.
 fn hierarchies() -> usize {
     std::fs::read_to_string("/proc/self/cgroup").expect("own cgroups").lines().count()
 }

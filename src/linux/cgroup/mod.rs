@@ -28,7 +28,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 use serde::{Deserialize, Serialize};
 
-pub use join::{Joiner, Placing};
+pub use join::{Joiner, Placing, Tasks};
 use limits::Write;
 pub use oom::Happened;
 pub use paths::is_unified;

@@ -13,8 +13,9 @@ use rust_criu::rust_criu_protobuf::rpc::{
 use super::swrk::{Launch, Swrk};
 use super::{DESCRIPTORS, Places, Wishes, external_key, make_directory, mounts};
 use crate::linux::cgroup::Cgroup;
-use crate::linux::create::{self, Init, Journal};
+use crate::linux::create::{self, Journal};
 use crate::linux::hooks::{self, Place};
+use crate::linux::lifecycle::Handle;
 use crate::linux::namespaces::Plan;
 use crate::linux::rdt::{self, Rdt};
 use crate::linux::terminal::Receiver;
@@ -41,7 +42,11 @@ pub struct Restore<'a> {
 
 /// Restores the container. `console` is where a terminal's master goes. On failure nothing of it is left but what
 /// `journal` wrote.
-pub fn restore(restore: &Restore<'_>, console: Option<Receiver>, journal: &mut dyn Journal) -> Result<Init> {
+pub fn restore(
+    restore: &Restore<'_>,
+    console: Option<Receiver>,
+    journal: &mut dyn Journal,
+) -> Result<Handle> {
     let linux = restore.spec.linux().as_ref();
     let rdt = rdt::find(restore.id, linux)?;
     let mut options = Criu_opts::new();
@@ -79,7 +84,7 @@ fn in_cgroup(
     mut options: Criu_opts,
     console: Option<Receiver>,
     journal: &mut dyn Journal,
-) -> Result<Init> {
+) -> Result<Handle> {
     // In a mount namespace of its own the staged root is seen by nobody else and goes with it.
     let own_mounts = Plan { new: libc::CLONE_NEWNS, ..Plan::default() };
     let launch = Launch {
@@ -111,7 +116,7 @@ fn in_cgroup(
     journal.prepare()?;
     journal.ready()?;
     let pidfd = lifecycle::open(process)?.context("the restored process has ended already")?;
-    Ok(Init { process, pidfd, channel: None })
+    Ok(Handle { process, pidfd })
 }
 
 fn attend(

@@ -78,13 +78,13 @@ impl Swrk {
                 None => Ok(message),
             }
         });
-        let message = told.inspect_err(|_| reap(&criu))?;
+        let mut message = told.inspect_err(|_| reap(&criu))?;
         let number = |at: usize| {
             let bytes = message.body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
             bytes.map(i32::from_ne_bytes).context("bad descriptor number")
         };
         let (images, work) = (number(0)?, number(4)?);
-        let socket = message.fd.context("no socket came from the process that becomes CRIU")?;
+        let socket = message.fd().context("no socket came from the process that becomes CRIU")?;
         let log = launch.places.work.unwrap_or(launch.places.images).join(launch.log);
         let swrk = Swrk { socket, criu, images, work, log };
         swrk.check_version()?;
@@ -216,7 +216,7 @@ fn become_criu(launch: &Launch<'_>, channel: &Channel) -> Result<()> {
     let (theirs, socket) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context("make the socket to CRIU")?;
     let numbers = [images.as_raw_fd().to_ne_bytes(), work.as_raw_fd().to_ne_bytes()].concat();
-    channel.send(Tag::Criu, &numbers, Some(theirs.as_fd()))?;
+    channel.send(Tag::Criu, &numbers, &[theirs.as_fd()])?;
     if !launch.stdio {
         let null = File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;

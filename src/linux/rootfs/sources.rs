@@ -60,7 +60,7 @@ impl Sources {
         let devices =
             self.devices.iter().map(|(path, fd)| ([&[DEVICE], path.as_os_str().as_bytes()].concat(), fd));
         for (name, fd) in root.chain(devices) {
-            channel.send(Tag::Source, &name, Some(fd.as_fd()))?;
+            channel.send(Tag::Source, &name, &[fd.as_fd()])?;
         }
         Ok(())
     }
@@ -68,10 +68,10 @@ impl Sources {
     /// The child's half: asks, and takes what comes until `Go`.
     pub fn receive(channel: &Channel) -> Result<Sources> {
         let mut sources = Sources::default();
-        channel.send(Tag::Sources, &[], None)?;
+        channel.send(Tag::Sources, &[], &[])?;
         loop {
-            let message = channel.receive()?.context("the runtime went away")?;
-            let fd = match (message.tag, message.fd) {
+            let mut message = channel.receive()?.context("the runtime went away")?;
+            let fd = match (message.tag, message.fd()) {
                 (Tag::Go, _) => return Ok(sources),
                 (Tag::Source, Some(fd)) => fd,
                 (tag, _) => bail!("unexpected message {tag:?} among the sources"),
@@ -117,8 +117,8 @@ pub fn bind(root: &Root<'_>, mount: &Mount, index: usize) -> Result<Tree> {
     let mapped = idmap::is_wanted(mount);
     match root.parent {
         Some(parent) if mapped || root.user_namespace => {
-            parent.send(Tag::Bind, &index.to_ne_bytes(), None)?;
-            let fd = parent.expect(Tag::Source)?.fd.context("no source came with the answer")?;
+            parent.send(Tag::Bind, &index.to_ne_bytes(), &[])?;
+            let fd = parent.expect(Tag::Source)?.fd().context("no source came with the answer")?;
             Ok(Tree::from_fd(fd))
         }
         None if mapped => bail!("id-mapped mounts are not supported for rootless containers"),
