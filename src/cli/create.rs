@@ -260,13 +260,16 @@ pub(super) struct Pages<'a> {
 
 impl Journal for Pages<'_> {
     fn cloned(&mut self, process: seam::Process, root_mount: Option<MountId>) -> Result<()> {
-        self.entry.record.init = Some(process);
+        let first = self.entry.record.init.replace(process).is_none();
         self.entry.record.root_mount = root_mount;
-        if !has_terminal(&self.bundle.spec) {
-            self.entry.record.descriptors = criu::standard_streams();
+        // A restore comes twice: for CRIU, and for what CRIU has made.
+        if first {
+            if !has_terminal(&self.bundle.spec) {
+                self.entry.record.descriptors = criu::standard_streams();
+            }
+            // Nobody asks for it before the record says that there is a process.
+            self.entry.keep_config(&self.bundle.config)?;
         }
-        // Nobody asks for it before the record says that there is a process.
-        self.entry.keep_config(&self.bundle.config)?;
         self.entry.save()
     }
 

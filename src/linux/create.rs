@@ -60,8 +60,8 @@ pub trait Journal {
     fn ready(&mut self) -> Result<()>;
 }
 
-/// Makes the container, and says what its init is. `console` is where the terminal's master goes. On failure nothing of it is left but what
-/// `journal` wrote.
+/// Makes the container, and returns its init. `console` is where the terminal's master goes. On failure nothing of it is
+/// left but what `journal` wrote.
 pub fn create(
     create: &Create<'_>,
     console: Option<Receiver>,

@@ -252,6 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn several_descriptors_come_in_their_order_and_too_many_are_refused() {
+        let (a, b) = Channel::pair().unwrap();
+        let pipes: Vec<_> = (0..FDS).map(|_| rustix::pipe::pipe().unwrap()).collect();
+        let fds: Vec<_> = pipes.iter().map(|(_, write)| write.as_fd()).collect();
+        a.send(Tag::Made, &[], &fds).unwrap();
+        let message = b.expect(Tag::Made).unwrap();
+        assert_eq!(message.fds.len(), FDS);
+        for ((read, _), write) in pipes.iter().zip(&message.fds) {
+            rustix::io::write(write, b"x").unwrap();
+            assert_eq!(rustix::io::read(read, &mut [0; 2]).unwrap(), 1);
+        }
+        let more: Vec<_> = fds.iter().chain(&fds[..1]).copied().collect();
+        assert!(a.send(Tag::Made, &[], &more).unwrap_err().to_string().contains("65 descriptors"));
+    }
+
+    #[test]
     fn an_error_reaches_the_other_side_as_one_line_and_is_cut_to_fit() {
         let (a, b) = Channel::pair().unwrap();
         a.send_error(&anyhow!("no such thing").context("do it"));
