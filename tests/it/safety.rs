@@ -1,7 +1,7 @@
 //! The sequence under attack: killed at any point, made to fail at any step, raced, and overwritten from inside.
 
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -323,6 +323,25 @@ fn make_writable(mount: BorrowedFd<'_>) -> rustix::io::Result<()> {
         Ok(())
     } else {
         Err(rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap())
+    }
+}
+
+/// Where the kernel cannot seal by a mount.
+#[test]
+fn without_a_sealing_mount_it_is_a_sealed_memfd() {
+    if runw_only("how runw seals itself") || no_strace() {
+        return;
+    }
+    for call in ["open_tree:error=EPERM:when=1", "mount_setattr:error=ENOSYS:when=1"] {
+        let c = Container::new(plain());
+        let out = injected(&c, call);
+        assert_eq!(out.code, 0, "{call}: {out:?}");
+        let exe = format!("/proc/{}/exe", c.pid());
+        let name = std::fs::read_link(&exe).expect("exe");
+        assert_eq!(name, Path::new("/memfd:runw (deleted)"), "{call}");
+        let written = OpenOptions::new().append(true).open(&exe).and_then(|mut file| file.write_all(b"x"));
+        assert!(written.is_err(), "{call}");
+        c.call(&["delete", "--force", &c.id]).ok();
     }
 }
 
