@@ -79,9 +79,9 @@ fn native_verbs_stay_within_their_system_calls() {
     let delete = trace(&c, "delete");
     run(&mut traced(&delete, &c.command(&["delete", &c.id]))).ok();
     let n = hierarchies();
-    within("create", calls(&file), 470 + 5 * n);
+    within("create", calls(&file), 455 + 5 * n);
     within("start", calls(&start), 54);
-    within("exec", calls(&exec), 240 + 2 * n);
+    within("exec", calls(&exec), 210 + 2 * n);
     within("delete", calls(&delete), 55 + n);
 }
 
@@ -94,7 +94,7 @@ fn a_warm_wasm_run_stays_within_its_system_calls() {
     c.run().ok();
     let file = c.bundle.path().join("trace");
     run(&mut traced(&file, &c.run_command(&[]))).ok();
-    within("warm wasm run", calls(&file), 715 + 6 * hierarchies());
+    within("warm wasm run", calls(&file), 695 + 6 * hierarchies());
 }
 
 /// Pages that a command and its children touched first.
@@ -122,7 +122,7 @@ fn verbs_stay_within_their_page_faults() {
     c.start();
     let run = Container::new(Bundle::new(&["/bin/true"]));
     for (what, mut command, most) in
-        [("exec", c.exec_command(&[], &["/bin/true"]), 225), ("run", run.run_command(&[]), 245)]
+        [("exec", c.exec_command(&[], &["/bin/true"]), 210), ("run", run.run_command(&[]), 230)]
     {
         // The first brings in what is not in the page cache.
         page_faults(&mut command);
