@@ -100,8 +100,8 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
     const ATTRIBUTES: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
     let (exe, empty) = (c"/proc/self/exe".as_ptr() as usize, c"".as_ptr() as usize);
     let (cwd, itself) = (libc::AT_FDCWD as usize, libc::AT_EMPTY_PATH as usize);
-    // SAFETY: strings and arrays end in NUL and NULL, and the structure is as large as the kernel's. `scratch` is fresh and
-    // zeroed, and cut into two parts that do not overlap.
+    // SAFETY: strings and arrays end in NUL and NULL, and the structure is as large as the kernel's. What is mapped is fresh
+    // and zeroed, and cut into two parts that do not overlap: the mark, and the environment.
     unsafe {
         let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
         let tree = call(libc::SYS_open_tree, cwd, exe, flags, 0, 0)?;
