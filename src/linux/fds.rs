@@ -55,13 +55,13 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
 }
 
 /// Closes descriptors by ranges.
-pub fn close(fds: Vec<OwnedFd>) {
+pub fn close(fds: Vec<OwnedFd>) -> Result<()> {
     let mut numbers: Vec<u32> = fds.into_iter().map(|fd| fd.into_raw_fd() as u32).collect();
     numbers.sort_unstable();
     for range in numbers.chunk_by(|one, next| *next == one + 1) {
-        // As dropping them, which has nobody to tell either.
-        let _ = sys::close_range(range[0], range[range.len() - 1]);
+        sys::close_range(range[0], range[range.len() - 1]).context("close descriptors")?;
     }
+    Ok(())
 }
 
 /// Closes everything from `first` but `keep`.

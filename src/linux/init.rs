@@ -118,7 +118,9 @@ fn prepare(
     workload: &mut dyn Workload,
 ) -> Result<()> {
     let channel = entering.channel;
-    Tasks::from(channel.expect(Tag::Made)?.fds).enter().context("join the cgroup")?;
+    let tasks = Tasks::from(channel.expect(Tag::Made)?.fds);
+    tasks.enter().context("join the cgroup")?;
+    tasks.close()?;
     // The parent has written the id maps.
     channel.expect(Tag::Go)?;
     attributes::reset_affinity();

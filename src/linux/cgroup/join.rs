@@ -197,7 +197,8 @@ pub struct Tasks(Vec<OwnedFd>);
 impl Drop for Tasks {
     /// They were opened one after the other: a call closes them all.
     fn drop(&mut self) {
-        fds::close(std::mem::take(&mut self.0));
+        // As any descriptor's, which has nobody to tell either.
+        let _ = fds::close(std::mem::take(&mut self.0));
     }
 }
 
@@ -210,6 +211,11 @@ impl From<Vec<OwnedFd>> for Tasks {
 impl Tasks {
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.0.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// In a process of the container, which is not to keep them.
+    pub fn close(mut self) -> Result<()> {
+        fds::close(std::mem::take(&mut self.0))
     }
 
     /// Moves the calling thread. `0` means the writing one, which `tasks` moves alone, without the global lock that
