@@ -283,6 +283,9 @@ fn nothing_leads_to_the_binary(pid: i32) {
         // ETXTBSY, which comes first, is only for as long as somebody executes it.
         let kinds = [ErrorKind::ReadOnlyFilesystem, ErrorKind::ExecutableFileBusy];
         assert!(kinds.contains(&refused.kind()), "{}: {refused}", file.display());
+        // The mount is asked first.
+        let refused = OpenOptions::new().write(true).truncate(true).open(&file).expect_err("truncated");
+        assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem, "{}: {refused}", file.display());
         the_mount_stays_read_only(&file);
     }
 }
