@@ -58,10 +58,10 @@ pub fn close_on_exec_from(first: RawFd) -> Result<()> {
 pub fn close(fds: Vec<OwnedFd>) -> Result<()> {
     let mut numbers: Vec<u32> = fds.into_iter().map(|fd| fd.into_raw_fd() as u32).collect();
     numbers.sort_unstable();
-    for range in numbers.chunk_by(|one, next| *next == one + 1) {
-        sys::close_range(range[0], range[range.len() - 1]).context("close descriptors")?;
-    }
-    Ok(())
+    let ranges = numbers.chunk_by(|one, next| *next == one + 1);
+    // All of them, whatever one comes to.
+    let closed = ranges.map(|range| sys::close_range(range[0], range[range.len() - 1]));
+    closed.fold(Ok(()), Result::and).context("close descriptors")
 }
 
 /// Closes everything from `first` but `keep`.
