@@ -137,7 +137,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 
 /// runc's `--pidfd-socket`: one descriptor, named as runc names it.
 pub fn send_pidfd(socket: &OwnedFd, process: seam::Process) -> Result<()> {
-    let pidfd = lifecycle::open(process)?.context("the process is gone")?;
+    let pidfd = lifecycle::open(process)?.context("the process is gone")?.pidfd;
     terminal::send_master(socket.as_fd(), pidfd.as_fd(), "pidfd").context("send the pidfd")
 }
 

@@ -1,7 +1,5 @@
 //! A container made by the same steps as any other, with a workload that no selection would choose.
 
-use std::os::fd::AsFd;
-
 use super::*;
 use crate::cli::CgroupManager;
 use crate::linux::{foreground, intruder};
@@ -57,7 +55,7 @@ fn run_an_intruder(dir: &Path, id: &str) -> Result<i32> {
     let Made { mut entry, init, .. } =
         reserved(id, &bundle, &globals, |entry| fill(entry, &args, decided, None, &globals))?;
     entry.unlock();
-    let status = foreground::wait(&signals, init.process, init.pidfd.as_fd(), None, None);
+    let status = foreground::wait(&signals, &init, None, None);
     entry.lock()?;
     common::destroy(entry)?;
     status

@@ -134,24 +134,21 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
         common::end(0);
     }
     let master = ours.map(|socket| terminal::receive_master(&socket)).transpose()?;
-    let status = foreground::wait(&signals, running.process, running.pidfd.as_fd(), master, None)?;
+    let status = foreground::wait(&signals, &running, master, None)?;
     common::end(u8::try_from(status).context("exit status")?)
 }
 
 /// Its init.
 fn running(entry: &Entry, ignore_paused: bool) -> Result<Handle> {
     let init = entry.record.init;
-    let pidfd = init.map(lifecycle::open).transpose()?.flatten();
-    match common::status_of(entry, init.map(|_| pidfd.is_some()))? {
+    let handle = init.map(lifecycle::open).transpose()?.flatten();
+    match common::status_of(entry, init.map(|_| handle.is_some()))? {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
         Status::Paused if !ignore_paused => {
             bail!("cannot exec in a paused container (use --ignore-paused to override)")
         }
-        _ => {
-            let handle = init.zip(pidfd).map(|(process, pidfd)| Handle { process, pidfd });
-            handle.context("cannot exec in a stopped container")
-        }
+        _ => handle.context("cannot exec in a stopped container"),
     }
 }
 

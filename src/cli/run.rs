@@ -1,6 +1,6 @@
 //! `runw run`: create, start and, unless detached, wait.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Spec;
@@ -54,7 +54,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
     let ended = match start::poststart(&mut entry, &bundle.spec, Poststart::Stops) {
         Ok(()) if args.detach => {
             entry.unlock();
-            let told = notify.map_or(Ok(()), |notify| notify.serve(init.process.pid, init.pidfd.as_fd()));
+            let told = notify.map_or(Ok(()), |notify| notify.serve(&init));
             return told.map(|()| 0);
         }
         Ok(()) => attend(&signals, &mut entry, &init, ours, notify),
@@ -85,7 +85,7 @@ pub(super) fn attend(
 ) -> Result<i32> {
     let master = master.map(|socket| terminal::receive_master(&socket)).transpose()?;
     entry.unlock();
-    foreground::wait(signals, init.process, init.pidfd.as_fd(), master, notify)
+    foreground::wait(signals, init, master, notify)
 }
 
 fn clear(mut entry: Entry, spec: &Spec, init: &Handle, running: bool) -> Result<()> {

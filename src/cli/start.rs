@@ -1,7 +1,5 @@
 //! `runw start`: lets a created container's process run.
 
-use std::os::fd::AsFd;
-
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Spec;
 
@@ -32,7 +30,7 @@ pub fn run(args: Args, globals: &Globals) -> Result<u8> {
                 // As runc: a service has started when it says so. Others may have the container meanwhile.
                 entry.unlock();
                 match lifecycle::open(init)? {
-                    Some(pidfd) => notify.serve(init.pid, pidfd.as_fd())?,
+                    Some(init) => notify.serve(&init)?,
                     None => notify.pass_on(init.pid).map(drop)?,
                 }
             }

@@ -125,7 +125,7 @@ pub fn create(
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
     let cloned = journal.cloned(spawned.process, root_mount);
     match cloned.and_then(|()| attend(create, &plan, rdt.as_ref(), &spawned, workload, journal)) {
-        Ok(()) => Ok(Handle { process: spawned.process, pidfd: spawned.pidfd }),
+        Ok(()) => Ok(spawned.into()),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
             undo(create, &spawned, rdt.as_ref(), root_mount)?;

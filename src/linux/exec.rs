@@ -92,7 +92,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
     };
     drop((talk, console, root));
     match attend(exec, &spawned, read, workload) {
-        Ok(()) => Ok(Handle { process: spawned.process, pidfd: spawned.pidfd }),
+        Ok(()) => Ok(spawned.into()),
         Err(error) => {
             let told = spawned.channel.last_words();
             spawn::kill_and_reap(&spawned);

@@ -11,9 +11,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
+use crate::linux::lifecycle::Handle;
 use crate::linux::notify::Proxy;
 use crate::linux::{kernel_file, sys};
-use crate::seam::Process;
 
 /// A write this small never blocks on a pipe that poll(2) calls writable (PIPE_BUF, pipe(7)).
 const CHUNK: usize = 4096;
@@ -72,15 +72,15 @@ pub fn set_subreaper() -> Result<()> {
     Ok(())
 }
 
-/// Waits for `process`, a child (or adopted orphan) of ours, and says how it ended: its own status, or 128 + the
+/// Waits for a child (or adopted orphan) of ours, and says how it ended: its own status, or 128 + the
 /// signal. `master` is relayed to stdin and stdout; without it only signals are passed on.
 pub fn wait(
     _blocked: &Signals,
-    process: Process,
-    pidfd: BorrowedFd<'_>,
+    child: &Handle,
     master: Option<OwnedFd>,
     mut notify: Option<Proxy>,
 ) -> Result<i32> {
+    let (process, pidfd) = (child.process, child.pidfd.as_fd());
     let signals = signal_fd().context("cannot make a signalfd")?;
     let mut relay = master.map(Relay::new).transpose()?;
     let mut status = None;
@@ -543,7 +543,8 @@ mod tests {
             }
             Cloned::Parent { pid, pidfd } => {
                 let master = pty.map(|pty| pty.master);
-                wait(&blocked, Process { pid, start_time: 0 }, pidfd.as_fd(), master, None)
+                let process = crate::seam::Process { pid, start_time: 0 };
+                wait(&blocked, &Handle { process, pidfd }, master, None)
             }
         }
     }

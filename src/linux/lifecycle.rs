@@ -74,7 +74,7 @@ pub fn start(socket: &Path) -> Result<()> {
 }
 
 /// A handle on this very process; `None` when it is gone.
-pub fn open(process: Process) -> Result<Option<OwnedFd>> {
+pub fn open(process: Process) -> Result<Option<Handle>> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         // EINVAL is what older kernels (6.12) say of one that is reaped while they look.
@@ -82,7 +82,7 @@ pub fn open(process: Process) -> Result<Option<OwnedFd>> {
         other => other.context("pidfd_open")?,
     };
     // After the open: the handle is to whoever has the pid now, and the start time says whether that is ours.
-    Ok(alive(process).then_some(pidfd))
+    Ok(alive(process).then_some(Handle { process, pidfd }))
 }
 
 /// Whether it can still be waited for: till then nobody else has its pid, and what /proc says of the pid is of this process.
@@ -93,7 +93,7 @@ pub fn is_unreaped(pidfd: BorrowedFd<'_>) -> bool {
 
 /// Sends any signal of 0..=64. False when the process is gone.
 pub fn signal(process: Process, signal: i32) -> Result<bool> {
-    let Some(pidfd) = open(process)? else { return Ok(false) };
+    let Some(Handle { pidfd, .. }) = open(process)? else { return Ok(false) };
     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         other => {
@@ -111,7 +111,7 @@ pub fn has_own_pid_namespace(pid: i32) -> bool {
 /// SIGKILL to all of a container, thawed if it is frozen (on v1 a frozen process does not even die), and the wait
 /// for its end.
 pub fn kill_all(init: Option<Process>, cgroup: Option<&Cgroup>) -> Result<()> {
-    let pidfd = init.map(open).transpose()?.flatten();
+    let pidfd = init.map(open).transpose()?.flatten().map(|init| init.pidfd);
     if let Some(pidfd) = &pidfd {
         let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::create::start_address;
+use super::lifecycle::Handle;
 
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// In the container's directory on the host, and what is bound where in the container.
@@ -75,15 +76,14 @@ impl Proxy {
         Ok(Some(Proxy { socket, manager }))
     }
 
-    /// Until the container is ready, or has ended. `init` is its process, which the manager watches from then on.
-    pub fn serve(&self, init: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
+    /// Until the container is ready, or has ended. The manager watches its `init` from then on.
+    pub fn serve(&self, init: &Handle) -> Result<()> {
         loop {
-            let mut fds =
-                [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&init.pidfd, PollFlags::IN)];
             rustix::io::retry_on_intr(|| poll(&mut fds, None))
                 .context("wait for the container's notification")?;
             let ended = !fds[1].revents().is_empty();
-            if self.pass_on(init)? || ended {
+            if self.pass_on(init.process.pid)? || ended {
                 return Ok(());
             }
         }

@@ -8,6 +8,7 @@ use rustix::process::{
 };
 
 use super::cgroup::{Joiner, Placing};
+use super::lifecycle::Handle;
 use super::namespaces::{self, CLONE_NEWTIME, Plan};
 use super::sync::{Channel, Tag};
 use super::{foreground, kernel_file, sys};
@@ -18,6 +19,12 @@ pub struct Spawned {
     pub process: Process,
     pub pidfd: OwnedFd,
     pub channel: Channel,
+}
+
+impl From<Spawned> for Handle {
+    fn from(Spawned { process, pidfd, .. }: Spawned) -> Handle {
+        Handle { process, pidfd }
+    }
 }
 
 pub enum Side {

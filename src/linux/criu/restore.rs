@@ -115,8 +115,7 @@ fn in_cgroup(
     let process = init.context("CRIU restored no process")?;
     journal.prepare()?;
     journal.ready()?;
-    let pidfd = lifecycle::open(process)?.context("the restored process has ended already")?;
-    Ok(Handle { process, pidfd })
+    lifecycle::open(process)?.context("the restored process has ended already")
 }
 
 fn attend(
