@@ -9,7 +9,7 @@
 use std::arch::{asm, naked_asm};
 
 use super::seal::{MARK, VERBS};
-use super::sys::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use super::sys::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
 
 /// The program's entry point (build.rs). By the processor's ABI the stack pointer is at argc; the C library's own entry
 /// point finds it unchanged, and in rdx that no function is to be called at exit.
@@ -105,7 +105,7 @@ unsafe fn execute_sealed(argv: *const Text, envp: *const Text) -> Option<()> {
     unsafe {
         let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
         let tree = call(libc::SYS_open_tree, cwd, exe, flags, 0, 0)?;
-        let attributes = libc::mount_attr { attr_set: ATTRIBUTES, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        let attributes = MountAttr { set: ATTRIBUTES, clear: 0, propagation: 0, userns_fd: 0 };
         let (attributes, size) = (&raw const attributes as usize, size_of_val(&attributes));
         call(libc::SYS_mount_setattr, tree, empty, itself, attributes, size)?;
 
