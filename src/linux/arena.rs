@@ -1,6 +1,6 @@
 //! The allocator. A verb lives for milliseconds, with one thread: malloc(3) and free(3) were a third of the instructions of its
-//! start. What the first thread asks for is cut off one piece of static memory, and what it gives back is kept by size, to be
-//! given out again. Other threads, a guest's and the compiler's, get malloc's blocks, and so does the first when the piece is
+//! start. What the first thread asks for is cut off one piece of static memory, and what it gives back is kept, to be given out
+//! again: a page that is touched for the first time costs as much as a system call, or two. Other threads, a guest's and the compiler's, get malloc's blocks, and so does the first when the piece is
 //! used up.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -15,7 +15,7 @@ const SIZE: usize = 512 << 10;
 /// Sizes and addresses are multiples of it.
 const STEP: usize = 16;
 
-/// A larger block is not kept: it comes back only if it is the last.
+/// A block up to this is kept by its size, a larger one as a rest, off which any size is cut.
 const KEPT: usize = 1 << 10;
 
 /// A larger block is malloc's: it would leave nothing to the many small ones.
@@ -28,12 +28,20 @@ pub struct Arena {
 }
 
 /// In this order, so that the first blocks are in the page of what tells of them.
-#[repr(C)]
+#[repr(C, align(4096))]
 struct Piece {
     used: usize,
     /// By size in steps: the block that was given back last, in which is the address of the one before.
     kept: [*mut u8; KEPT / STEP + 1],
+    /// The one that was given back last.
+    rests: *mut Rest,
     memory: Memory,
+}
+
+/// What is left of a large block that was given back: written at its start.
+struct Rest {
+    before: *mut Rest,
+    size: usize,
 }
 
 #[repr(align(16))]
@@ -49,7 +57,8 @@ thread_local! {
 
 impl Arena {
     pub const fn new() -> Arena {
-        let piece = Piece { used: 0, kept: [null_mut(); KEPT / STEP + 1], memory: Memory([0; SIZE]) };
+        let (kept, memory) = ([null_mut(); KEPT / STEP + 1], Memory([0; SIZE]));
+        let piece = Piece { used: 0, kept, rests: null_mut(), memory };
         Arena { owner: AtomicUsize::new(0), piece: UnsafeCell::new(piece) }
     }
 
@@ -81,6 +90,9 @@ impl Arena {
                 *kept = block.cast::<*mut u8>().read();
                 return Some(block);
             }
+            if let Some(block) = piece.cut_off_rest(size) {
+                return Some(block);
+            }
             let end = Some(piece.used + size).filter(|end| *end <= SIZE)?;
             let block = piece.memory.0.as_mut_ptr().add(piece.used);
             piece.used = end;
@@ -100,10 +112,9 @@ impl Arena {
             let piece = &mut *piece;
             if offset + size == piece.used {
                 piece.used = offset;
-            } else if let Some(kept) = piece.kept.get_mut(size / STEP) {
+            } else {
                 let block = piece.memory.0.as_mut_ptr().add(offset);
-                block.cast::<*mut u8>().write(*kept);
-                *kept = block;
+                piece.keep(block, size);
             }
         }
     }
@@ -119,6 +130,52 @@ impl Arena {
             *used = wanted;
         }
         last
+    }
+}
+
+impl Piece {
+    /// # Safety
+    /// The block is of the piece's memory and nobody's, and its size a multiple of `STEP`.
+    unsafe fn keep(&mut self, block: *mut u8, size: usize) {
+        // SAFETY: it is large enough for what is written into it, and aligned for it.
+        unsafe {
+            match self.kept.get_mut(size / STEP) {
+                Some(kept) => {
+                    block.cast::<*mut u8>().write(*kept);
+                    *kept = block;
+                }
+                None => {
+                    let rest = block.cast::<Rest>();
+                    rest.write(Rest { before: self.rests, size });
+                    self.rests = rest;
+                }
+            }
+        }
+    }
+
+    /// Off its end: its start says what is left.
+    fn cut_off_rest(&mut self, size: usize) -> Option<*mut u8> {
+        let mut link = &raw mut self.rests;
+        // SAFETY: `keep` has written what the links lead to, and nobody else has had it since.
+        unsafe {
+            while !(*link).is_null() {
+                let rest = *link;
+                if let Some(left) = (*rest).size.checked_sub(size) {
+                    // No longer a rest, so that there are but a few to look at.
+                    if left <= KEPT {
+                        *link = (*rest).before;
+                        if left > 0 {
+                            self.keep(rest.cast(), left);
+                        }
+                    } else {
+                        (*rest).size = left;
+                    }
+                    return Some(rest.cast::<u8>().add(left));
+                }
+                link = &raw mut (*rest).before;
+            }
+        }
+        None
     }
 }
 
@@ -237,6 +294,12 @@ mod tests {
             assert_eq!(block(&arena, 201, 8, 3), first);
             arena.dealloc(moved, layout(300, 8));
             assert_eq!(block(&arena, 16, 8, 4), moved);
+            let large = block(&arena, 2048, 8, 5);
+            let last = block(&arena, 16, 8, 6);
+            arena.dealloc(large, layout(2048, 8));
+            assert_eq!(block(&arena, 1009, 8, 7), large.add(1024));
+            assert_eq!(block(&arena, 1024, 8, 8), large);
+            assert_eq!(block(&arena, 2048, 8, 9), last.add(16));
             assert!(arena.offset(block(&arena, LARGE + 1, 8, 5)).is_none());
             assert!(arena.offset(block(&arena, 64, 64, 6)).is_none());
         }
