@@ -17,11 +17,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde::de::DeserializeOwned;
 
 /// Real configurations are 10 to 100 KB (Kubernetes with hundreds of mounts and a seccomp profile: below 1 MB).
@@ -249,8 +249,18 @@ fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {
 /// The directory's canonical path. The kernel has it, where realpath(3) asks about each name.
 fn directory(path: &Path) -> Result<PathBuf> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // As a rule it is what was given, and that takes no look into /proc.
+    if is_plain(path) && openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok() {
+        return Ok(path.to_owned());
+    }
     let directory = rustix::fs::open(path, flags, Mode::empty())?;
     Ok(std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?)
+}
+
+/// Absolute, each name of it given once and going down.
+fn is_plain(path: &Path) -> bool {
+    let down = path.components().all(|component| component != Component::ParentDir);
+    path.is_absolute() && down && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
 }
 
 #[cfg(test)]

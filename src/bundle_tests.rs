@@ -215,6 +215,18 @@ fn a_platform_is_refused_however_it_is_spelled() {
 }
 
 #[test]
+fn a_directory_has_one_name() {
+    let temp = Temp::new("name");
+    let own = temp.0.canonicalize().unwrap();
+    std::fs::create_dir_all(own.join("a/b")).unwrap();
+    std::os::unix::fs::symlink("a", own.join("link")).unwrap();
+    for written in ["a/b", "a/b/", "a//b", "./a/b", "a/./b", "a/b/../b", "link/b", "link/../a/b"] {
+        assert_eq!(directory(&own.join(written)).unwrap(), own.join("a/b"), "{written}");
+    }
+    assert!(is_plain(&own) && !is_plain(Path::new("a")) && !is_plain(Path::new("/a/../b")));
+}
+
+#[test]
 fn accepted() {
     let temp = Temp::new("accepted");
     let bundle = temp.load(base().to_string().as_bytes()).unwrap();
