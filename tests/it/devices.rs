@@ -1,12 +1,13 @@
 //! Device nodes: the ones every container has, the configuration's own, and what is there already.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::json;
 
-use crate::harness::{Bundle, Container, Kind, Verdict, differs, nothing_left, runw_only, supervised};
+use crate::harness::{Bundle, Container, Kind, Verdict, differs, nothing_left, run, runw_only, supervised};
 
 fn output_of(bundle: Bundle) -> String {
     Container::new(bundle).run().ok().out
@@ -47,6 +48,30 @@ fn devices_of_the_configuration() {
         out,
         "character special file a:e5 640 7:8\nblock special file 7:3 600 0:0\nfifo 0:0 622 0:0\n"
     );
+}
+
+/// mknod(2): what one makes is one's own, and of the group of a directory that hands its own on.
+#[test]
+fn a_device_is_its_owner_s_whoever_makes_it() {
+    let bundle = || {
+        Bundle::sh("stat -c '%u:%g' /dev/null /dev/seven /dev/sub/zero; stat -c %a:%g /dev").edit(|c| {
+            let mounts = c["mounts"].as_array_mut().expect("mounts");
+            let dev = mounts.iter_mut().find(|mount| mount["destination"] == "/dev").expect("/dev");
+            dev["options"] = json!(["nosuid", "strictatime", "mode=2755", "gid=7"]);
+            c["linux"]["devices"] = json!([
+                {"path": "/dev/seven", "type": "c", "major": 1, "minor": 5, "uid": 0, "gid": 7},
+                {"path": "/dev/sub/zero", "type": "c", "major": 1, "minor": 5, "uid": 0, "gid": 0},
+            ]);
+        })
+    };
+    for group in [0, 9] {
+        let c = Container::new(bundle());
+        assert_eq!(
+            run(c.run_command(&[]).gid(group)).ok().out,
+            "0:0\n0:7\n0:0\n2755:7\n",
+            "as group {group}"
+        );
+    }
 }
 
 /// Also where the host has nothing at the path, or another device.

@@ -97,16 +97,18 @@ fn node(device: &LinuxDevice) -> Result<Node> {
 
 pub fn create(root: &Root<'_>, at: BorrowedFd<'_>, sources: &mut Sources) -> Result<()> {
     let mut parents = inside::Parents::of(at);
-    for node in nodes(root.spec)? {
+    let mut maker: Option<(&Path, Owner)> = None;
+    let nodes = nodes(root.spec)?;
+    for node in &nodes {
         let context = || format!("device {}", node.path.display());
         if root.user_namespace {
             // mknod(2): nodes made in a user namespace would be useless.
-            bind(at, &node, sources.take_device(&node.path)).with_context(context)?;
+            bind(at, node, sources.take_device(&node.path)).with_context(context)?;
             continue;
         }
-        match make(&mut parents, &node) {
+        match make(&mut parents, node, &mut maker) {
             Err(error) if matches!(error.downcast_ref(), Some(&Errno::PERM | &Errno::ACCESS)) => {
-                bind(at, &node, None).with_context(context)?;
+                bind(at, node, None).with_context(context)?;
             }
             other => other.with_context(context)?,
         }
@@ -134,7 +136,7 @@ pub fn apart(spec: &Spec, root: &Path) -> Result<Vec<(PathBuf, OwnedFd)>> {
             (node.uid, node.gid) = owner;
             let context = || format!("device {}", node.path.display());
             let name = made.len().to_string();
-            match make_at(tmpfs.fd(), OsStr::new(&name), &node) {
+            match make_at(tmpfs.fd(), OsStr::new(&name), &node, None) {
                 Err(Errno::PERM | Errno::ACCESS) => continue,
                 other => other.with_context(context)?,
             }
@@ -146,17 +148,47 @@ pub fn apart(spec: &Spec, root: &Path) -> Result<Vec<(PathBuf, OwnedFd)>> {
     })
 }
 
-fn make(parents: &mut inside::Parents<'_>, node: &Node) -> Result<()> {
+/// User and group.
+type Owner = (u32, u32);
+
+/// `maker` is whose the last one was, and in which directory.
+fn make<'a>(
+    parents: &mut inside::Parents<'_>,
+    node: &'a Node,
+    maker: &mut Option<(&'a Path, Owner)>,
+) -> Result<()> {
     let (directory, name) = parents.get(&node.path)?;
-    match make_at(directory, name, node) {
+    let parent = node.path.parent().unwrap_or(Path::new("/"));
+    let maker = match maker.take().filter(|(last, _)| *last == parent) {
+        Some(same) => maker.insert(same).1,
+        None => maker.insert((parent, maker_in(directory)?)).1,
+    };
+    match make_at(directory, name, node, Some(maker)) {
         // One that is there already is the image's or the engine's business, as in runc.
         Err(Errno::EXIST) => Ok(()),
         other => Ok(other?),
     }
 }
 
-fn make_at(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> rustix::io::Result<()> {
+/// mknod(2): what we make in this directory is ours, and of its group if it says so.
+fn maker_in(directory: BorrowedFd<'_>) -> rustix::io::Result<Owner> {
+    let stat = rustix::fs::fstat(directory)?;
+    let hands_on = Mode::from_raw_mode(stat.st_mode).contains(Mode::SGID);
+    let gid = if hands_on { stat.st_gid } else { rustix::process::getegid().as_raw() };
+    Ok((rustix::process::geteuid().as_raw(), gid))
+}
+
+/// `maker`: whose it is then, if that is known.
+fn make_at(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    node: &Node,
+    maker: Option<Owner>,
+) -> rustix::io::Result<()> {
     rustix::fs::mknodat(directory, name, node.kind, node.mode, node.device)?;
+    if maker == Some((node.uid, node.gid)) {
+        return Ok(());
+    }
     let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
     rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }

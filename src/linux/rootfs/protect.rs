@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags, makedev};
 
 use super::mount::{Tree, empty_tmpfs};
 use super::{Label, inside, slash};
-use crate::linux::sys;
+use crate::linux::{fds, sys};
 
 /// `readonlyPaths`, then `maskedPaths`, in runc's order.
 pub fn protect(read_only: &[String], masked: &[String], label: Option<Label<'_>>) -> Result<()> {
@@ -89,6 +89,8 @@ fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
         let tree = Tree::clone_recursive_of_fd(target.as_fd()).with_context(context)?;
         tree.set_attributes(false, sys::MOUNT_ATTR_RDONLY, 0).with_context(context)?;
         tree.attach(target.as_fd()).with_context(context)?;
+        // With one call.
+        fds::close(vec![target, tree.into_fd()]).with_context(context)?;
     }
     Ok(())
 }
