@@ -264,9 +264,6 @@ impl Journal for Pages<'_> {
         self.entry.record.root_mount = root_mount;
         // A restore comes twice: for CRIU, and for what CRIU has made.
         if first {
-            if !has_terminal(&self.bundle.spec) {
-                self.entry.record.descriptors = criu::standard_streams();
-            }
             // Nobody asks for it before the record says that there is a process.
             self.entry.keep_config(&self.bundle.config)?;
         }
@@ -274,6 +271,9 @@ impl Journal for Pages<'_> {
     }
 
     fn prepare(&mut self) -> Result<()> {
+        if !has_terminal(&self.bundle.spec) {
+            self.entry.record.descriptors = criu::standard_streams();
+        }
         self.entry.record.created_done = true;
         self.done = Some(self.entry.stage()?);
         Ok(())

@@ -17,10 +17,11 @@ use super::lifecycle::Handle;
 use super::namespaces::{self, Plan};
 use super::rdt::{self, Rdt};
 use super::rootfs::{self, IdMaps, Sources};
+use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
 use super::sync::Tag;
 use super::terminal::{self, Receiver};
-use super::{netdev, process, seccomp, sys};
+use super::{netdev, process, sys};
 use crate::log;
 use crate::seam::{self, MountId, Status, Workload};
 
@@ -73,19 +74,8 @@ pub fn create(
         .and_then(|l| l.seccomp().as_ref())
         .map(|profile| seccomp::compile_cached(profile, create.seccomp_cache))
         .transpose()?;
-    filter.iter().for_each(|filter| log::debug(|| filter.describe()));
     let attributes = Attributes::of(create.process, linux)?;
-    attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
-    for name in filter.iter().flat_map(|filter| filter.unknown()) {
-        // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
-        log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
-    }
-    for mount in create.spec.mounts().iter().flatten() {
-        let context = || format!("mount {}", mount.destination().display());
-        for word in rootfs::without_effect(mount) {
-            log::warn(&format!("{}: option {word:?} has no effect", context()));
-        }
-    }
+    tell(create.spec, filter.as_ref(), &attributes);
     let rdt = rdt::find(create.id, linux)?;
     protect_carried(workload)?;
     let plan = Plan::of(linux)?;
@@ -100,7 +90,7 @@ pub fn create(
         making.finish()?;
         create.cgroup.joiner_of_init()?
     } else {
-        create.cgroup.joiner_beforehand()?
+        making.joiner()?
     };
     let spawned = match spawn::spawn(&plan, &joiner)? {
         Side::Child(channel) => {
@@ -113,23 +103,43 @@ pub fn create(
         }
         Side::Parent(spawned) => spawned,
     };
-    drop((sources, listener, console));
     let made = if plan.needs_intermediate() { Ok(()) } else { making.finish() };
-    made.and_then(|()| create.cgroup.tasks(joiner.placing()))
+    made.and_then(|()| making.tasks(joiner.placing()))
         .and_then(|tasks| spawned.channel.send(Tag::Made, &[], &tasks.fds()))
         .map_err(|error| spawned.channel.last_words().unwrap_or(error))
         .inspect_err(|_| spawn::kill_and_reap(&spawned))?;
     log::debug(|| format!("cgroup made: {}", create.cgroup.describe()));
     making.keep();
+    drop((sources, listener, console));
     // These three begin as runc's do for the same moments: people, and runc's own tests, look for them.
-    log::debug(|| format!("nsexec container setup: init is process {}", spawned.process.pid));
-    let cloned = journal.cloned(spawned.process, root_mount);
-    match cloned.and_then(|()| attend(create, &plan, rdt.as_ref(), &spawned, workload, journal)) {
-        Ok(()) => Ok(spawned.into()),
+    log::debug(|| format!("nsexec container setup: init is process {}", spawned.pid));
+    let attended = spawned.process().and_then(|process| {
+        journal.cloned(process, root_mount)?;
+        admit(create, &plan, rdt.as_ref(), &spawned)?;
+        attend(create, &spawned, workload, journal)?;
+        Ok(process)
+    });
+    match attended {
+        Ok(process) => Ok(spawned.into_handle(process)),
         Err(error) => {
             let error = explain(create, spawned.channel.last_words().unwrap_or(error));
             undo(create, &spawned, rdt.as_ref(), root_mount)?;
             Err(error)
+        }
+    }
+}
+
+/// What of the configuration will be otherwise than it says.
+fn tell(spec: &Spec, filter: Option<&Filter>, attributes: &Attributes) {
+    filter.iter().for_each(|filter| log::debug(|| filter.describe()));
+    attributes.caps.warnings().iter().for_each(|warning| log::warn(warning));
+    for name in filter.iter().flat_map(|filter| filter.unknown()) {
+        // Engines' profiles are longer than any libseccomp's list; runc skips such names the same way.
+        log::debug(|| format!("unknown seccomp syscall {name:?} ignored"));
+    }
+    for mount in spec.mounts().iter().flatten() {
+        for word in rootfs::without_effect(mount) {
+            log::warn(&format!("mount {}: option {word:?} has no effect", mount.destination().display()));
         }
     }
 }
@@ -154,16 +164,9 @@ fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
     Sources::open(create.spec, create.rootfs, user_namespace)
 }
 
-/// Does for the child what only the parent can, until it is ready.
-fn attend(
-    create: &Create<'_>,
-    plan: &Plan,
-    rdt: Option<&Rdt<'_>>,
-    spawned: &Spawned,
-    workload: &mut dyn Workload,
-    journal: &mut dyn Journal,
-) -> Result<()> {
-    let pid = spawned.process.pid;
+/// Does for the child what only the parent can before it goes on.
+fn admit(create: &Create<'_>, plan: &Plan, rdt: Option<&Rdt<'_>>, spawned: &Spawned) -> Result<()> {
+    let pid = spawned.pid;
     let linux = create.spec.linux().as_ref();
     create.cgroup.adopt(pid, linux.and_then(|l| l.resources().as_ref()))?;
     delegate(create, plan)?;
@@ -176,7 +179,19 @@ fn attend(
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], &[])?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
+    Ok(())
+}
+
+/// And what comes up until it is ready.
+fn attend(
+    create: &Create<'_>,
+    spawned: &Spawned,
+    workload: &mut dyn Workload,
+    journal: &mut dyn Journal,
+) -> Result<()> {
     journal.prepare()?;
+    let pid = spawned.pid;
+    let linux = create.spec.linux().as_ref();
     let mut maps = IdMaps::new(linux);
     loop {
         let Some(mut message) = spawned.channel.receive()? else {
@@ -187,6 +202,11 @@ fn attend(
                 if let Some(offsets) = linux.and_then(|l| l.time_offsets().as_ref()) {
                     namespaces::write_time_offsets(pid, offsets).context("linux.timeOffsets")?;
                 }
+            }
+            Tag::Network => {
+                let socket = message.fd().context("no socket of the network namespace came")?;
+                namespaces::loopback_up(socket.as_fd())?;
+                continue;
             }
             Tag::Sources => {
                 let sources = namespaces::in_mounts_of(spawned.pidfd.as_fd(), || sources(create, true))?;
@@ -251,7 +271,7 @@ fn host_hooks(create: &Create<'_>, spawned: &Spawned) -> Result<()> {
         output: Some(create.hook_output),
         ..Place::host(Some(create.bundle))
     };
-    run_host_hooks(all, &|status| (create.hook_state)(status, Some(spawned.process.pid)), place)
+    run_host_hooks(all, &|status| (create.hook_state)(status, Some(spawned.pid)), place)
 }
 
 /// runtime.md has both after step 2, which is when a container counts as `created`. prestart is told so, as by crun: hooks
@@ -276,7 +296,7 @@ pub fn send_listener(
     let mut document = serde_json::json!({
         "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],
-        "pid": spawned.process.pid,
+        "pid": spawned.pid,
         "state": state,
     });
     if let Some(metadata) = seccomp.listener_metadata().as_deref().filter(|text| !text.is_empty()) {

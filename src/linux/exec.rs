@@ -20,7 +20,7 @@ use super::sync::{Channel, Tag};
 use super::terminal::Receiver;
 use super::{create, process, rdt, rootfs, sys};
 use crate::log;
-use crate::seam::Workload;
+use crate::seam::{self, Workload};
 
 /// A process to be run in a container.
 pub struct Exec<'a> {
@@ -92,7 +92,7 @@ pub fn exec(exec: &Exec<'_>, console: Option<Receiver>, workload: &mut dyn Workl
     };
     drop((talk, console, root));
     match attend(exec, &spawned, read, workload) {
-        Ok(()) => Ok(spawned.into()),
+        Ok(process) => Ok(spawned.into_handle(process)),
         Err(error) => {
             let told = spawned.channel.last_words();
             spawn::kill_and_reap(&spawned);
@@ -192,10 +192,17 @@ fn root_to_enter(init: i32, kinds: i32) -> Result<Option<OwnedFd>> {
     root.map(Some).context("open the container's root")
 }
 
-/// Does for the child what only the parent can, until its workload runs.
-fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn Workload) -> Result<()> {
+/// Does for the child what only the parent can, until its workload runs, and says who it is.
+fn attend(
+    exec: &Exec<'_>,
+    spawned: &Spawned,
+    talk: OwnedFd,
+    workload: &mut dyn Workload,
+) -> Result<seam::Process> {
     // runc's words for the same moments (exec.bats).
-    let pid = spawned.process.pid;
+    let pid = spawned.pid;
+    // While it waits: a child of a caller that ignores SIGCHLD is gone from /proc when it ends.
+    let process = spawned.process()?;
     log::debug(|| format!("nsexec container setup: {pid} is the process in the container's cgroup"));
     process::set_oom_score_adj(pid, exec.process)?;
     if let Some(rdt) = rdt::find(exec.id, exec.linux)? {
@@ -226,7 +233,7 @@ fn attend(exec: &Exec<'_>, spawned: &Spawned, talk: OwnedFd, workload: &mut dyn 
     log::debug(|| format!("setns_init: about to exec: {pid} is ready"));
     let mut text = Vec::new();
     std::fs::File::from(talk).read_to_end(&mut text).context("wait for the process")?;
-    if text.is_empty() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }
+    if text.is_empty() { Ok(process) } else { bail!("{}", String::from_utf8_lossy(&text).trim_end()) }
 }
 
 /// What the child has of its parent's.

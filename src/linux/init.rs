@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
+use oci_spec::runtime::Hooks;
 
 use super::attributes::{self, Attributes};
 use super::cgroup::{Placing, Tasks};
@@ -125,7 +126,7 @@ fn prepare(
     channel.expect(Tag::Go)?;
     attributes::reset_affinity();
     rustix::process::setsid().context("setsid")?;
-    spawn::settle(&plan, placing, channel)?;
+    spawn::settle(&plan, placing, !entering.unprivileged, channel)?;
     if rustix::process::getpid().is_init() {
         // A created container ends by SIGTERM like a running one, which pid 1 does by handlers only; the execve puts
         // the default actions back.
@@ -180,7 +181,11 @@ fn enter_root(
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
     let spec_hooks = create.spec.hooks().as_ref();
-    if spec_hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some()) {
+    let are_due = |hooks: &Hooks| {
+        // Of the last the parent has nothing to do, but they find all in place that it does meanwhile (`lo`).
+        hooks.prestart().is_some() || hooks.create_runtime().is_some() || hooks.create_container().is_some()
+    };
+    if spec_hooks.is_some_and(are_due) {
         channel.send(Tag::Hooks, &[], &[])?;
         channel.expect(Tag::Go)?;
     }

@@ -340,11 +340,16 @@ pub fn in_network<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) ->
     done
 }
 
+/// Of the network namespace that we are in: whoever has it can do there what its own rights are.
+pub fn socket_for_loopback() -> Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .context("socket for the loopback")
+}
+
 /// Brings `lo` up, which a new network namespace has down: runc and crun do so for every container.
-pub fn loopback_up() -> Result<()> {
-    use rustix::net::{AddressFamily, SocketType, socket};
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).context("socket for the loopback")?;
-    sys::interface_up(socket.as_fd(), c"lo").context("bring the loopback interface up")
+pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<()> {
+    sys::interface_up(socket, c"lo").context("bring the loopback interface up")
 }
 
 #[cfg(test)]

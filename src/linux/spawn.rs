@@ -16,14 +16,20 @@ use crate::seam::Process;
 
 /// The process as its parent holds it.
 pub struct Spawned {
-    pub process: Process,
+    /// Ours to wait for, so nobody else's before that.
+    pub pid: i32,
     pub pidfd: OwnedFd,
     pub channel: Channel,
 }
 
-impl From<Spawned> for Handle {
-    fn from(Spawned { process, pidfd, .. }: Spawned) -> Handle {
-        Handle { process, pidfd }
+impl Spawned {
+    /// As everybody else may know it. /proc is asked, which is slow: when the process has something to do meanwhile.
+    pub fn process(&self) -> Result<Process> {
+        Ok(Process { pid: self.pid, start_time: start_time(self.pid)? })
+    }
+
+    pub fn into_handle(self, process: Process) -> Handle {
+        Handle { process, pidfd: self.pidfd }
     }
 }
 
@@ -72,8 +78,7 @@ pub fn clone(namespaces: u64, joiner: &Joiner) -> Result<Side> {
         }
         sys::Cloned::Parent { pid, pidfd } => {
             drop(theirs);
-            let process = Process { pid, start_time: start_time(pid)? };
-            Ok(Side::Parent(Spawned { process, pidfd, channel: ours }))
+            Ok(Side::Parent(Spawned { pid, pidfd, channel: ours }))
         }
     }
 }
@@ -118,12 +123,12 @@ fn follow(intermediate: Spawned) -> Result<Spawned> {
     // Our own child since CLONE_PARENT, so the pid cannot be recycled before we wait for it.
     let pidfd =
         pidfd_open(Pid::from_raw(pid).context("bad pid")?, PidfdFlags::empty()).context("pidfd_open")?;
-    Ok(Spawned { process: Process { pid, start_time: start_time(pid)? }, pidfd, channel })
+    Ok(Spawned { pid, pidfd, channel })
 }
 
 /// In the child, once the parent has said `Go`: becomes root of its user namespace, joins and makes what the clone
 /// could not.
-pub fn settle(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
+pub fn settle(plan: &Plan, placing: Placing, privileged: bool, channel: &Channel) -> Result<()> {
     let made_by_clone = plan.needs_intermediate() && placing.is_inherited() || placing == Placing::ByClone;
     if plan.makes(libc::CLONE_NEWUSER) || plan.joins(libc::CLONE_NEWUSER) {
         become_namespace_root()?;
@@ -143,7 +148,13 @@ pub fn settle(plan: &Plan, placing: Placing, channel: &Channel) -> Result<()> {
         kinds => sys::unshare(kinds).context("make the cgroup or ipc namespace")?,
     }
     if plan.makes(libc::CLONE_NEWNET) {
-        namespaces::loopback_up()?;
+        let socket = namespaces::socket_for_loopback()?;
+        // The parent has the right, and nothing else to do; in a user namespace only who is in there has it.
+        if plan.has_user() || !privileged {
+            namespaces::loopback_up(socket.as_fd())?;
+        } else {
+            channel.send(Tag::Network, &[], &[socket.as_fd()])?;
+        }
     }
     Ok(())
 }

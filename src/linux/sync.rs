@@ -32,6 +32,8 @@ pub enum Tag {
     Pid = b'P',
     /// Child: it has unshared its time namespace; parent answers `Go` when the offsets are written.
     TimeOffsets = b'T',
+    /// Child: a socket of its new network namespace; parent brings `lo` up by it before it heeds what comes next.
+    Network = b'N',
     /// Child: mounts are made, prestart and createRuntime hooks are due; parent answers `Go`.
     Hooks = b'H',
     /// Child, in a user namespace: it wants its root and devices; parent answers with `Source`s, then `Go`.
@@ -58,11 +60,12 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 15] = [
+        const ALL: [Tag; 16] = [
             Tag::Made,
             Tag::Go,
             Tag::Pid,
             Tag::TimeOffsets,
+            Tag::Network,
             Tag::Hooks,
             Tag::Sources,
             Tag::Bind,

@@ -79,7 +79,7 @@ fn native_verbs_stay_within_their_system_calls() {
     let delete = trace(&c, "delete");
     run(&mut traced(&delete, &c.command(&["delete", &c.id]))).ok();
     let n = hierarchies();
-    within("create", calls(&file), 455 + 5 * n);
+    within("create", calls(&file), 446 + 6 * n);
     within("start", calls(&start), 54);
     within("exec", calls(&exec), 210 + 2 * n);
     within("delete", calls(&delete), 55 + n);

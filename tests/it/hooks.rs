@@ -35,6 +35,20 @@ fn state_given(c: &Container, name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name} got no JSON ({e}): {text}"))
 }
 
+/// It is brought up by the runtime, while the container's process goes on.
+#[test]
+fn a_create_container_hook_finds_the_loopback_up() {
+    let bundle = Bundle::sh("true");
+    let (hook, told) = (bundle.path().join("hook"), bundle.path().join("told"));
+    script(&hook, "ip -o link show lo >$1");
+    let [path, told_text] = [&hook, &told].map(|path| path.to_str().expect("utf-8"));
+    let hook = json!({"path": path, "args": ["hook", told_text], "env": ["PATH=/usr/sbin:/usr/bin"]});
+    let c = Container::new(bundle.edit(|c| c["hooks"] = json!({"createContainer": [hook]})));
+    c.run().ok();
+    let told = std::fs::read_to_string(told).expect("what the hook has seen");
+    assert!(told.contains("LOOPBACK,UP"), "{told}");
+}
+
 #[test]
 fn order_and_state_of_all_six() {
     if differs(Kind::Crun, "1.8 shows the bundle as / inside") {

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use oci_spec::runtime::LinuxResources;
 
-use super::{Cgroup, Hierarchy, devices, make_dirs, move_to};
+use super::{Base, Cgroup, Hierarchy, devices, make_dirs, move_to};
 
 impl Cgroup {
     /// The unit around the process, every directory, the limits and the device filter. With other drivers `create`
@@ -23,9 +23,9 @@ impl Cgroup {
                 .filter(|_| unit.has_sub())
                 .try_for_each(|hierarchy| move_to(&hierarchy.dir, pid))?;
         }
-        let mut made = Vec::new();
+        let (base, mut made) = (Base::open()?, Vec::new());
         for hierarchy in self.hierarchies() {
-            make_dirs(hierarchy, unified.then_some(&orders.writes), &mut made)?;
+            make_dirs(&base, hierarchy, unified.then_some(&orders.writes), &mut made)?;
         }
         self.fill(&orders, &[])?;
         // systemd puts it into the hierarchies whose controllers it uses, and knows nothing of some.

@@ -1,15 +1,14 @@
 //! Putting a process into the container's cgroup. For an exec, and where the child is in no position to open it,
 //! everything is opened before the clone, by the parent; v2 judges a write by the opener's rights.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags};
 
-use super::{Cgroup, denied, paths};
+use super::{Base, Cgroup, denied, paths};
 use crate::linux::fds;
 
 /// Open files of a cgroup that a process is about to join. By default none: it stays where its parent is.
@@ -50,20 +49,20 @@ impl Cgroup {
         }
     }
 
-    /// For the container's first process when there is no more of the cgroup than `begin` makes.
-    pub fn joiner_beforehand(&self) -> Result<Joiner> {
+    /// `Making::joiner`.
+    pub(super) fn joiner_beforehand(&self, base: &Base) -> Result<Joiner> {
         if self.unit.is_some() || self.v1.is_empty() {
             return self.joiner_of_init();
         }
-        let v2 = self.v2.as_ref().map(|v2| self.open_v2(&v2.dir)).transpose()?.flatten();
+        let v2 = self.v2.as_ref().map(|v2| self.open_v2(base, &v2.dir)).transpose()?.flatten();
         Ok(Joiner { v2, later: Some(Placing::WhenMade), ..Joiner::default() })
     }
 
-    /// What a process that waits for `Made` joins; nothing if it does not.
-    pub fn tasks(&self, placing: Placing) -> Result<Tasks> {
+    /// What a process writes to that joins the cgroup itself.
+    pub(super) fn open_tasks(&self, base: &Base) -> Result<Tasks> {
         let mut tasks = Tasks::default();
-        for hierarchy in self.v1.iter().filter(|_| placing == Placing::WhenMade) {
-            tasks.0.extend(self.open(&hierarchy.dir.join("tasks"))?);
+        for hierarchy in &self.v1 {
+            tasks.0.extend(self.open(base, &hierarchy.dir.join("tasks"))?);
         }
         Ok(tasks)
     }
@@ -94,13 +93,14 @@ impl Cgroup {
             );
             Ok(place)
         };
+        let base = Base::open()?;
         let mut joiner = Joiner::default();
         for hierarchy in &self.v1 {
             let file = place(&hierarchy.dir, &hierarchy.controllers)?.join("tasks");
-            joiner.tasks.0.extend(self.open(&file)?);
+            joiner.tasks.0.extend(self.open(&base, &file)?);
         }
         if let Some(v2) = &self.v2 {
-            joiner.v2 = self.open_v2(&place(&v2.dir, &[])?)?;
+            joiner.v2 = self.open_v2(&base, &place(&v2.dir, &[])?)?;
         }
         Ok(joiner)
     }
@@ -110,29 +110,31 @@ impl Cgroup {
     pub fn joiner_beside(&self, pid: i32) -> Result<Joiner> {
         let mut joiner = self.joiner(&[])?;
         if let Some(v2) = &self.v2 {
-            joiner.v2 = self.open_v2(&paths::v2_dir_of(pid, &v2.mount)?)?;
+            joiner.v2 = self.open_v2(&Base::open()?, &paths::v2_dir_of(pid, &v2.mount)?)?;
         }
         Ok(joiner)
     }
 
-    fn open(&self, file: &Path) -> Result<Option<OwnedFd>> {
-        let opened = File::options().write(true).open(file);
-        match opened.with_context(|| format!("open {}", file.display())) {
-            Ok(file) => Ok(Some(file.into())),
+    fn open(&self, base: &Base, file: &Path) -> Result<Option<OwnedFd>> {
+        let (at, inner) = base.at(file);
+        let opened = rustix::fs::openat(at, inner, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        match opened.map_err(io::Error::from).with_context(|| format!("open {}", file.display())) {
+            Ok(file) => Ok(Some(file)),
             // `create` could not make it and needed no limit of it.
             Err(error) if self.lenient && (denied(&error) || !file.exists()) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn open_v2(&self, dir: &Path) -> Result<Option<OwnedFd>> {
+    fn open_v2(&self, base: &Base, dir: &Path) -> Result<Option<OwnedFd>> {
         // The clone asks for the right to write this file.
-        if self.lenient && self.open(&dir.join("cgroup.procs"))?.is_none() {
+        if self.lenient && self.open(base, &dir.join("cgroup.procs"))?.is_none() {
             return Ok(None);
         }
-        let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
-        let opened = opened.with_context(|| format!("open {}", dir.display()))?;
-        Ok(Some(opened.into()))
+        let (at, inner) = base.at(dir);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(at, inner, flags, Mode::empty()).map_err(io::Error::from);
+        Ok(Some(opened.with_context(|| format!("open {}", dir.display()))?))
     }
 }
 

@@ -3,6 +3,7 @@
 //! processes other than as numbers, nor of the container's life cycle.
 
 mod adopt;
+mod base;
 mod device_filter;
 mod devices;
 mod freezer;
@@ -20,14 +21,17 @@ mod v2;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use base::Base;
 pub use join::{Joiner, Placing, Tasks};
 use limits::Write;
 pub use oom::Happened;
@@ -100,6 +104,7 @@ fn existing(dir: &Path) -> PathBuf {
 /// A cgroup that is being made. What it has made goes with it, unless it is told to `keep` that.
 pub struct Making<'a> {
     cgroup: &'a Cgroup,
+    base: Base,
     orders: Orders,
     /// The directories that are new.
     made: Vec<PathBuf>,
@@ -109,11 +114,24 @@ impl Making<'_> {
     pub fn finish(&mut self) -> Result<()> {
         if self.cgroup.unit.is_none() && !self.cgroup.v1.is_empty() {
             for hierarchy in &self.cgroup.v1 {
-                self.cgroup.create_one(hierarchy, &self.orders.writes, &mut self.made)?;
+                self.cgroup.create_one(&self.base, hierarchy, &self.orders.writes, &mut self.made)?;
             }
             self.cgroup.fill(&self.orders, &self.made)?;
         }
         Ok(())
+    }
+
+    /// For the container's first process when there is no more of the cgroup than `begin` makes.
+    pub fn joiner(&self) -> Result<Joiner> {
+        self.cgroup.joiner_beforehand(&self.base)
+    }
+
+    /// What a process that waits for `Made` joins, when all is made; nothing if it does not wait.
+    pub fn tasks(&self, placing: Placing) -> Result<Tasks> {
+        match placing {
+            Placing::WhenMade => self.cgroup.open_tasks(&self.base),
+            _ => Ok(Tasks::default()),
+        }
     }
 
     pub fn keep(mut self) {
@@ -185,13 +203,14 @@ impl Cgroup {
     /// `create`, as far as it must have come when the container's first process is cloned: what a process cannot join as
     /// cheaply by itself. On v2 alone that is all of it.
     pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<Making<'_>> {
-        let mut making = Making { cgroup: self, orders: self.judge(resources)?, made: Vec::new() };
+        let orders = self.judge(resources)?;
+        let mut making = Making { cgroup: self, base: Base::open()?, orders, made: Vec::new() };
         if self.unit.is_some() {
             self.hierarchies().filter(|hierarchy| hierarchy.dir.is_dir()).try_for_each(check_unused)?;
             return Ok(making);
         }
         if let Some(v2) = &self.v2 {
-            self.create_one(v2, &making.orders.writes, &mut making.made)?;
+            self.create_one(&making.base, v2, &making.orders.writes, &mut making.made)?;
         }
         if self.v1.is_empty() {
             self.fill(&making.orders, &making.made)?;
@@ -235,9 +254,15 @@ impl Cgroup {
         }
     }
 
-    fn create_one(&self, hierarchy: &Hierarchy, writes: &[Write], made: &mut Vec<PathBuf>) -> Result<()> {
+    fn create_one(
+        &self,
+        base: &Base,
+        hierarchy: &Hierarchy,
+        writes: &[Write],
+        made: &mut Vec<PathBuf>,
+    ) -> Result<()> {
         let pure_v2 = self.v1.is_empty();
-        let existed = match make_dirs(hierarchy, pure_v2.then_some(writes), made) {
+        let existed = match make_dirs(base, hierarchy, pure_v2.then_some(writes), made) {
             Ok(existed) => existed,
             Err(error) if self.lenient && denied(&error) => {
                 if pure_v2 && !writes.is_empty() {
@@ -411,11 +436,12 @@ impl Cgroup {
 
     /// The usual end, nothing and nobody left in it: true when it is gone. A unit is systemd's to remove.
     pub fn remove_empty(&self) -> bool {
-        self.unit.is_none()
-            && self.hierarchies().all(|hierarchy| match fs::remove_dir(&hierarchy.dir) {
-                Err(error) => error.kind() == ErrorKind::NotFound,
-                Ok(()) => true,
-            })
+        let Ok(base) = Base::open() else { return false };
+        let removed = |hierarchy: &Hierarchy| {
+            let (at, dir) = base.at(&hierarchy.dir);
+            matches!(rustix::fs::unlinkat(at, dir, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
+        };
+        self.unit.is_none() && self.hierarchies().all(removed)
     }
 
     /// What is left of a create that was killed early: its directories go when nobody is in them. They may belong to
@@ -512,10 +538,15 @@ fn check_unused(hierarchy: &Hierarchy) -> Result<()> {
 
 /// True if the container's own directory was there already. `writes` is given on pure v2, where controllers must
 /// be handed down level by level.
-fn make_dirs(hierarchy: &Hierarchy, writes: Option<&[Write]>, made: &mut Vec<PathBuf>) -> Result<bool> {
+fn make_dirs(
+    base: &Base,
+    hierarchy: &Hierarchy,
+    writes: Option<&[Write]>,
+    made: &mut Vec<PathBuf>,
+) -> Result<bool> {
     // The usual case on v1, only the last level missing, costs one call.
     if writes.is_none() {
-        match make_dir(&hierarchy.dir, made) {
+        match make_dir(base, &hierarchy.dir, made) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => {
                 return result.with_context(|| format!("create cgroup {}", hierarchy.dir.display()));
@@ -530,7 +561,7 @@ fn make_dirs(hierarchy: &Hierarchy, writes: Option<&[Write]>, made: &mut Vec<Pat
             v2::enable_controllers(&dir)?;
         }
         dir.push(name);
-        existed = make_dir(&dir, made).with_context(|| format!("create cgroup {}", dir.display()))?;
+        existed = make_dir(base, &dir, made).with_context(|| format!("create cgroup {}", dir.display()))?;
         if let Some(writes) = writes {
             v2::settle_type(&dir, writes)?;
         }
@@ -538,14 +569,15 @@ fn make_dirs(hierarchy: &Hierarchy, writes: Option<&[Write]>, made: &mut Vec<Pat
     Ok(existed)
 }
 
-fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<bool> {
-    match fs::DirBuilder::new().mode(0o755).create(dir) {
+fn make_dir(base: &Base, dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<bool> {
+    let (at, inner) = base.at(dir);
+    match rustix::fs::mkdirat(at, inner, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
             made.push(dir.to_owned());
             Ok(false)
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(true),
-        Err(error) => Err(error),
+        Err(Errno::EXIST) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 

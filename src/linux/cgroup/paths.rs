@@ -10,7 +10,7 @@ use crate::linux::kernel_file;
 
 /// statfs(2), CGROUP2_SUPER_MAGIC.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-const DEFAULT_MOUNT: &str = "/sys/fs/cgroup";
+pub const DEFAULT_MOUNT: &str = "/sys/fs/cgroup";
 
 /// What the machine has, as text read once.
 pub struct Machine {

@@ -99,7 +99,7 @@ fn in_cgroup(
     let swrk = Swrk::launch(&launch, stage)?;
     drop(launch);
     // Until there is an init, CRIU is whom a `delete --force` has to kill, and the cgroup has the rest.
-    let criu = swrk.criu.process;
+    let criu = swrk.criu.process()?;
     journal.cloned(criu, None)?;
     let resources = restore.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     restore.cgroup.adopt(criu.pid, resources)?;

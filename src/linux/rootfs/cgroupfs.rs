@@ -1,7 +1,7 @@
 //! A mount of type `cgroup`: the container sees its own cgroup, as runc shows it. On v2 one mount; on v1 and hybrid a
 //! tmpfs with a directory for each hierarchy.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,9 +9,9 @@ use rustix::fs::Mode;
 
 use super::mount::{Tree, apply, new_filesystem, propagate, set_attached};
 use super::options::Options;
-use super::{Root, inside, old_call};
-use crate::linux::cgroup::V1Mount;
-use crate::linux::sys;
+use super::{Root, inside};
+use crate::linux::cgroup::{Base, V1Mount};
+use crate::linux::{fds, sys};
 
 pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &Options) -> Result<()> {
     let v1 = root.cgroup.v1_mounts()?;
@@ -29,10 +29,13 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     // One call gives all of them the attributes, where the kernel can.
     let together = tmpfs.is_complete();
     let each = if together { Options { set: 0, clear: 0, ..options.clone() } } else { options.clone() };
-    for hierarchy in &v1 {
-        mount_hierarchy(root, tmpfs.fd(), hierarchy, &each)
-            .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))?;
-    }
+    let base = Base::open()?;
+    let mount = |hierarchy: &V1Mount| {
+        mount_hierarchy(root, &base, tmpfs.fd(), hierarchy, &each)
+            .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))
+    };
+    // One call closes their handles.
+    fds::close(v1.iter().map(mount).collect::<Result<_>>()?)?;
     if together {
         return tmpfs.set_attributes(true, options.set, options.clear);
     }
@@ -42,28 +45,26 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &
     Ok(())
 }
 
-fn mount_hierarchy(root: &Root<'_>, top: BorrowedFd<'_>, v1: &V1Mount, options: &Options) -> Result<()> {
+fn mount_hierarchy(
+    root: &Root<'_>,
+    base: &Base,
+    top: BorrowedFd<'_>,
+    v1: &V1Mount,
+    options: &Options,
+) -> Result<OwnedFd> {
     rustix::fs::mkdirat(top, &v1.name, Mode::from_raw_mode(0o755))?;
-    if *options == Options::default() && !root.cgroup_namespace {
-        old_call::bind(&v1.path, top, &v1.name)?;
-        return link(top, v1);
-    }
     let tree = if root.cgroup_namespace {
         let data = v1.options.clone();
         new_filesystem("cgroup", Some(Path::new("cgroup")), &Options { data, ..Options::default() })?
     } else {
-        Tree::clone_of(&v1.path, false)?
+        Tree::clone_below(base.at(&v1.path), false)?
     };
     apply(&tree, options)?;
     tree.attach_at(top, &v1.name)?;
-    link(top, v1)
-}
-
-fn link(top: BorrowedFd<'_>, v1: &V1Mount) -> Result<()> {
     for link in &v1.links {
         rustix::fs::symlinkat(&v1.name, top, link)?;
     }
-    Ok(())
+    Ok(tree.into_fd())
 }
 
 fn unified(root: &Root<'_>, options: &Options) -> Result<Tree> {

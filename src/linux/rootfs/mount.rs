@@ -77,7 +77,11 @@ impl Tree {
     }
 
     pub fn clone_of(path: &Path, recursive: bool) -> Result<Tree> {
-        Tree::open(CWD, path, recursive, OpenTreeFlags::empty())
+        Tree::clone_below((CWD, path), recursive)
+    }
+
+    pub fn clone_below((at, path): (BorrowedFd<'_>, &Path), recursive: bool) -> Result<Tree> {
+        Tree::open(at, path, recursive, OpenTreeFlags::empty())
             .with_context(|| format!("open {}", path.display()))
     }
 

@@ -60,18 +60,15 @@ pub fn is_enough(options: &Options) -> bool {
         && !options.data.iter().any(quoted)
 }
 
-/// Mounts a new file system right on `target`.
+/// Mounts a new file system right on `target`, which becomes the current directory: to find it by way of procfs takes as long
+/// as some mounts do. What follows has handles, or goes to a directory of its own.
 pub fn mount(kind: &str, source: Option<&Path>, options: &Options, target: BorrowedFd<'_>) -> Result<()> {
     let data = CString::new(options.data.join(","))?;
     let source = source.unwrap_or(Path::new("none"));
-    rustix::mount::mount(source, proc_path(target), kind, flags(options), data.as_c_str())
+    // Not where one has no right to search.
+    let there = rustix::process::fchdir(target).map_or_else(|_| proc_path(target), |()| ".".to_owned());
+    rustix::mount::mount(source, there, kind, flags(options), data.as_c_str())
         .with_context(|| format!("mount the {kind}"))
-}
-
-/// Binds `source` on `name` in a directory where nobody else can put anything.
-pub fn bind(source: &Path, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
-    let target = format!("{}/{name}", proc_path(directory));
-    rustix::mount::mount_bind(source, target).with_context(|| format!("bind {}", source.display()))
 }
 
 /// `remount`: the options take the place of those of the mount at `target`, of a bind only the mount's own.
