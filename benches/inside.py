@@ -1,9 +1,11 @@
 """The measurements, inside the machine (tests/engines/machine.py) where crun and runc of trixie are at home.
 
-Everything that is compared runs in turn: a round is one run of each, so what the host does meanwhile meets all alike.
+Everything that is compared runs in turn: a round is one run of each, so what the host does meanwhile meets all alike. Each
+round has an order of its own: a container that has ended keeps the kernel busy for tens of milliseconds, and that would be
+the same one's to bear each time.
 Writes one line of CSV for each run: row, who, round, value.
 """
-import json, os, shutil, subprocess, sys, time
+import json, os, random, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,11 +58,12 @@ def bundle(name, *args, files=(), annotations={}):
 
 def rounds(row, count, competitors):
     """`competitors`: who -> a function of the round's number that returns milliseconds."""
+    order = random.Random(row)
     for number in range(-WARM_UP, count):
-        for who, measure in competitors.items():
-            took = measure(number)
-            if number >= 0:
-                note(row, who, number, took)
+        took = {who: competitors[who](number) for who in order.sample(list(competitors), len(competitors))}
+        if number >= 0:
+            for who in competitors:
+                note(row, who, number, took[who])
 
 
 def poll(condition, what):
