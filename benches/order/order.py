@@ -1,6 +1,6 @@
 #!/usr/bin/env -S python3 -B
-"""Writes order.txt and order.ld: the functions that the verbs enter, and the constants that these name, for the linker to put
-side by side (build.rs).
+"""Writes order.txt and order.ld: the functions that the verbs enter, and the variables and constants that these name, for the
+linker to put side by side (build.rs). A function that the compiler has given a number of this build's own is in order.ld, by a pattern, too.
 
 They are two thousand of fifty thousand. Scattered over 22 MB each needs a page fault of its own; side by side the kernel maps
 sixteen pages for one. A process starts with none of them mapped, a clone too, so what each of them enters is to be in one
@@ -8,7 +8,7 @@ piece: see `place`. A name that a later build does not have costs nothing but it
 
     order.py BINARY MAP GUEST      BINARY has its symbols and relocations, MAP is the linker's; GUEST is a hello in wasm
 """
-import json, re, subprocess, sys, tempfile
+import bisect, json, re, subprocess, sys, tempfile
 from pathlib import Path
 
 from constants import Constants, lines
@@ -23,20 +23,43 @@ SECTIONS
 %s	}
 }
 INSERT BEFORE .rodata;
+SECTIONS
+{
+	.text.start :
+	{
+%s	}
+}
+INSERT BEFORE .text;
 """
+# What ThinLTO renames when one module uses another's.
+NUMBERED = re.compile(r"\.llvm\.\d+$")
 sys.path.insert(0, str(HERE.parent))
 import peers  # noqa: E402
 
 
-def symbols(binary):
-    """Names and sizes of functions, by address."""
+def symbols(binary, kind):
+    """Names and sizes of functions or objects, by address."""
     names, sizes = {}, {}
     for line in lines("readelf", "-sW", binary):
         words = line.split()
-        if len(words) == 8 and words[3] == "FUNC" and words[6] != "UND":
+        if len(words) == 8 and words[3] == kind and words[6] != "UND":
             names.setdefault(int(words[1], 16), []).append(words[7])
             sizes[int(words[1], 16)] = int(words[2], 0)
     return names, sizes
+
+
+def variables(binary, targets):
+    """Names of those that are at the addresses, in that order. A large one, the allocator's memory, has pages of its own."""
+    segments = (line.split() for line in lines("readelf", "-lW", binary))
+    written = min(int(words[2], 16) for words in segments if words[:1] == ["LOAD"] and words[6] == "RW")
+    names, sizes = symbols(binary, "OBJECT")
+    starts = sorted(names)
+    found = {}
+    for target in targets:
+        start = starts[bisect.bisect_right(starts, target) - 1]
+        if start >= written and target < start + sizes[start] <= start + 4096:
+            found.update((name, None) for name in names[start])
+    return list(found)
 
 
 def bundle(binary, home, words=(), process={}):
@@ -60,7 +83,7 @@ def place(users):
 
 def main():
     binary, linked, guest = (Path(word).resolve() for word in sys.argv[1:])
-    names, sizes = symbols(binary)
+    names, sizes = symbols(binary, "FUNC")
     entered = {}
 
     def follow(verb, *words, name=None):
@@ -93,12 +116,16 @@ def main():
         follow("run", "--bundle", work / "wasm", "order-wasm", name="wasm")
     # Who is in the same place stays in the order of being entered.
     addresses = sorted(entered, key=lambda address: place(entered[address]))
-    (HERE / "order.txt").write_text("".join(f"{name}\n" for address in addresses for name in names[address]))
-    sections = Constants(binary, linked).of([(address, sizes[address]) for address in addresses])
-    # The number is another one in each build.
-    sections = dict.fromkeys(re.sub(r"\.llvm\.\d+$", ".llvm.*", name) for name in sections)
-    (HERE / "order.ld").write_text(SCRIPT % "".join(f"\t\t*({name})\n" for name in sections))
-    print(f"{len(entered)} of {len(names)} functions, {len(sections)} sections of constants")
+    ordered = [name for address in addresses for name in names[address]]
+    constants = Constants(binary, linked)
+    data = variables(binary, [to for address in addresses for to in constants.targets(address, sizes[address])])
+    (HERE / "order.txt").write_text("".join(f"{name}\n" for name in ordered + data if not NUMBERED.search(name)))
+    numbered = [f"*(.text.{NUMBERED.sub('.llvm.*', name)})" for name in ordered if NUMBERED.search(name)]
+    sections = constants.of([(address, sizes[address]) for address in addresses])
+    sections = dict.fromkeys(f"{file}({NUMBERED.sub('.llvm.*', name)})" for file, name in sections)
+    listed = ("".join(f"\t\t{line}\n" for line in lines) for lines in (sections, numbered))
+    (HERE / "order.ld").write_text(SCRIPT % tuple(listed))
+    print(f"{len(entered)} of {len(names)} functions, {len(data)} variables, {len(sections)} sections of constants")
 
 
 if __name__ == "__main__":
