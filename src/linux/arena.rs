@@ -1,7 +1,7 @@
 //! The allocator. A verb lives for milliseconds, with one thread: malloc(3) and free(3) were a third of the instructions of its
 //! start. What the first thread asks for is cut off one piece of static memory, and what it gives back is kept, to be given out
-//! again: a page that is touched for the first time costs as much as a system call, or two. Other threads, a guest's and the compiler's, get malloc's blocks, and so does the first when the piece is
-//! used up.
+//! again: a page that is touched for the first time costs as much as several system calls. Other threads, a guest's and the
+//! compiler's, get malloc's blocks, and so does the first when the piece is used up.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
