@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Base, Cgroup, denied, paths};
+use super::{Base, Cgroup, Making, denied, paths};
 use crate::linux::fds;
 
 /// Open files of a cgroup that a process is about to join. By default none: it stays where its parent is.
@@ -40,6 +40,27 @@ impl Placing {
     }
 }
 
+impl Making<'_> {
+    /// For the container's first process when there is no more of the cgroup than `begin` makes.
+    pub fn joiner(&self) -> Result<Joiner> {
+        let cgroup = self.cgroup;
+        if cgroup.unit.is_some() || cgroup.v1.is_empty() {
+            return cgroup.joiner_of_init();
+        }
+        let v2 = cgroup.v2.as_ref().map(|v2| cgroup.open_v2(&self.base, &v2.dir)).transpose()?.flatten();
+        Ok(Joiner { v2, later: Some(Placing::WhenMade), ..Joiner::default() })
+    }
+
+    /// What a process that waits for `Made` joins, when all is made; nothing if it does not wait.
+    pub fn tasks(&self, placing: Placing) -> Result<Tasks> {
+        let mut tasks = Tasks::default();
+        for hierarchy in self.cgroup.v1.iter().filter(|_| placing == Placing::WhenMade) {
+            tasks.0.extend(self.cgroup.open(&self.base, &hierarchy.dir.join("tasks"))?);
+        }
+        Ok(tasks)
+    }
+}
+
 impl Cgroup {
     /// For the container's first process, when the cgroup is made.
     pub fn joiner_of_init(&self) -> Result<Joiner> {
@@ -47,24 +68,6 @@ impl Cgroup {
             Some(_) => Ok(Joiner { later: Some(Placing::BeforeGo), ..Joiner::default() }),
             None => self.joiner(&[]),
         }
-    }
-
-    /// `Making::joiner`.
-    pub(super) fn joiner_beforehand(&self, base: &Base) -> Result<Joiner> {
-        if self.unit.is_some() || self.v1.is_empty() {
-            return self.joiner_of_init();
-        }
-        let v2 = self.v2.as_ref().map(|v2| self.open_v2(base, &v2.dir)).transpose()?.flatten();
-        Ok(Joiner { v2, later: Some(Placing::WhenMade), ..Joiner::default() })
-    }
-
-    /// What a process writes to that joins the cgroup itself.
-    pub(super) fn open_tasks(&self, base: &Base) -> Result<Tasks> {
-        let mut tasks = Tasks::default();
-        for hierarchy in &self.v1 {
-            tasks.0.extend(self.open(base, &hierarchy.dir.join("tasks"))?);
-        }
-        Ok(tasks)
     }
 
     /// `subs` is `exec --cgroup`: one cgroup below the container's, or on v1 any number of

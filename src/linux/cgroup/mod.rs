@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -119,19 +119,6 @@ impl Making<'_> {
             self.cgroup.fill(&self.orders, &self.made)?;
         }
         Ok(())
-    }
-
-    /// For the container's first process when there is no more of the cgroup than `begin` makes.
-    pub fn joiner(&self) -> Result<Joiner> {
-        self.cgroup.joiner_beforehand(&self.base)
-    }
-
-    /// What a process that waits for `Made` joins, when all is made; nothing if it does not wait.
-    pub fn tasks(&self, placing: Placing) -> Result<Tasks> {
-        match placing {
-            Placing::WhenMade => self.cgroup.open_tasks(&self.base),
-            _ => Ok(Tasks::default()),
-        }
     }
 
     pub fn keep(mut self) {
@@ -439,7 +426,7 @@ impl Cgroup {
         let Ok(base) = Base::open() else { return false };
         let removed = |hierarchy: &Hierarchy| {
             let (at, dir) = base.at(&hierarchy.dir);
-            matches!(rustix::fs::unlinkat(at, dir, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
+            tree::rmdir(at, dir.as_os_str()).is_ok()
         };
         self.unit.is_none() && self.hierarchies().all(removed)
     }

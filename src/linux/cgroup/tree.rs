@@ -142,7 +142,8 @@ fn busy(error: Errno) -> bool {
     error == Errno::BUSY || error == Errno::NOTEMPTY
 }
 
-fn rmdir(at: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+/// Gone already is done.
+pub fn rmdir(at: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
         Err(Errno::NOENT) => Ok(()),
         other => other,
