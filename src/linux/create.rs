@@ -16,10 +16,10 @@ use super::init::{self, Inherited};
 use super::lifecycle::Handle;
 use super::namespaces::{self, Plan};
 use super::rdt::{self, Rdt};
-use super::rootfs::{self, IdMaps, Sources};
+use super::rootfs::{self, IdMaps, Label, Root, Sources};
 use super::seccomp::{self, Filter};
 use super::spawn::{self, Side, Spawned};
-use super::sync::Tag;
+use super::sync::{Channel, Tag};
 use super::terminal::{self, Receiver};
 use super::{netdev, process, sys};
 use crate::log;
@@ -48,6 +48,24 @@ pub struct Create<'a> {
     pub hook_output: &'a hooks::Capture,
     /// The runtime-spec State document for hooks.
     pub hook_state: &'a dyn Fn(Status, Option<i32>) -> Vec<u8>,
+}
+
+impl Create<'_> {
+    pub fn root<'a>(&'a self, plan: &Plan, talk: Option<&'a Channel>) -> Root<'a> {
+        Root {
+            spec: self.spec,
+            bundle: self.bundle,
+            path: self.rootfs,
+            cgroup: self.cgroup,
+            talk,
+            no_pivot: self.no_pivot,
+            mount_namespace: plan.has_mount(),
+            mounts_are_copies: plan.makes(libc::CLONE_NEWNS),
+            user_namespace: plan.has_user(),
+            cgroup_namespace: plan.has_cgroup(),
+            label: Label::of(self.spec),
+        }
+    }
 }
 
 /// What must be written down, and when.
@@ -115,7 +133,7 @@ pub fn create(
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.pid));
     let attended = spawned.process().and_then(|process| {
         journal.cloned(process, root_mount)?;
-        admit(create, &plan, rdt.as_ref(), &spawned)?;
+        admit(create, &plan, rdt.as_ref(), privileged, &spawned)?;
         attend(create, &spawned, workload, journal)?;
         Ok(process)
     });
@@ -165,7 +183,13 @@ fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
 }
 
 /// Does for the child what only the parent can before it goes on.
-fn admit(create: &Create<'_>, plan: &Plan, rdt: Option<&Rdt<'_>>, spawned: &Spawned) -> Result<()> {
+fn admit(
+    create: &Create<'_>,
+    plan: &Plan,
+    rdt: Option<&Rdt<'_>>,
+    privileged: bool,
+    spawned: &Spawned,
+) -> Result<()> {
     let pid = spawned.pid;
     let linux = create.spec.linux().as_ref();
     create.cgroup.adopt(pid, linux.and_then(|l| l.resources().as_ref()))?;
@@ -179,7 +203,8 @@ fn admit(create: &Create<'_>, plan: &Plan, rdt: Option<&Rdt<'_>>, spawned: &Spaw
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], &[])?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
-    Ok(())
+    let talk = privileged.then_some(&spawned.channel);
+    rootfs::give_cgroups(&create.root(plan, talk))
 }
 
 /// And what comes up until it is ready.

@@ -12,7 +12,7 @@ use super::create::Create;
 use super::enter::{self, Entering, Proc};
 use super::hooks::{self, Place};
 use super::namespaces::Plan;
-use super::rootfs::{self, Label, Root, Sources};
+use super::rootfs::{self, Label, Sources};
 use super::seccomp::Filter;
 use super::sync::{Channel, Tag};
 use super::terminal::Receiver;
@@ -162,18 +162,7 @@ fn enter_root(
     entering: &Entering<'_>,
 ) -> Result<()> {
     let channel = entering.channel;
-    let root = Root {
-        spec: create.spec,
-        bundle: create.bundle,
-        path: create.rootfs,
-        cgroup: create.cgroup,
-        parent: (!entering.unprivileged).then_some(channel),
-        no_pivot: create.no_pivot,
-        mount_namespace: plan.has_mount(),
-        user_namespace: plan.has_user(),
-        cgroup_namespace: plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP),
-        label: Label::of(create.spec),
-    };
+    let root = create.root(plan, (!entering.unprivileged).then_some(channel));
     // Modes in config.json are meant as they are written.
     rustix::process::umask(rustix::fs::Mode::empty());
     let sources = sources.map_or_else(|| Sources::receive(channel), Ok)?;

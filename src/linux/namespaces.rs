@@ -107,6 +107,10 @@ impl Plan {
         self.makes(libc::CLONE_NEWNS) || self.joins(libc::CLONE_NEWNS)
     }
 
+    pub fn has_cgroup(&self) -> bool {
+        self.makes(libc::CLONE_NEWCGROUP) || self.joins(libc::CLONE_NEWCGROUP)
+    }
+
     /// Where the kernel demands a process between us and the container's: a pid namespace is entered by children
     /// only, and after joining a user namespace (or making one) those of the host can no longer be joined.
     pub fn needs_intermediate(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The socket between the parent and the process it makes: small tagged packets, some with a descriptor.
 //! Either side learns of the other's death by end of file; nothing here waits on anything else.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -42,6 +43,8 @@ pub enum Tag {
     Bind = b'B',
     /// Parent: one source's descriptor; for `Sources` the body says which.
     Source = b'U',
+    /// Parent: the mount of the container's cgroups, if the process need not make it. It comes unasked, some time after `Go`.
+    Cgroups = b'V',
     /// Child: its rlimits are due; parent answers `Go`.
     Limits = b'M',
     /// Child: argv[0] was found to be wasm (with the file's descriptor); parent answers `Found`.
@@ -60,7 +63,7 @@ pub enum Tag {
 
 impl Tag {
     fn from_byte(byte: u8) -> Option<Tag> {
-        const ALL: [Tag; 16] = [
+        const ALL: [Tag; 17] = [
             Tag::Made,
             Tag::Go,
             Tag::Pid,
@@ -70,6 +73,7 @@ impl Tag {
             Tag::Sources,
             Tag::Bind,
             Tag::Source,
+            Tag::Cgroups,
             Tag::Limits,
             Tag::Look,
             Tag::Found,
@@ -103,18 +107,23 @@ impl Message {
 }
 
 /// One end of the talk.
-pub struct Channel(OwnedFd);
+pub struct Channel {
+    socket: OwnedFd,
+    /// What `Cgroups` brought while an answer was waited for.
+    cgroups: Cell<Option<Message>>,
+}
 
 impl Channel {
     pub fn pair() -> Result<(Channel, Channel)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .context("make the socket to the container's first process")?;
-        Ok((Channel(ours), Channel(theirs)))
+        let end = |socket| Channel { socket, cgroups: Cell::default() };
+        Ok((end(ours), end(theirs)))
     }
 
     pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 
     pub fn send(&self, tag: Tag, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -125,14 +134,14 @@ impl Channel {
             // write(2) alone: under a seccomp profile it is the call least likely to be denied, and the one that is
             // never notified. A peer that is gone kills us by SIGPIPE or is an error, and both are the end.
             let packet: Vec<u8> = [&[tag as u8], body].concat();
-            return self.sent(rustix::io::write(&self.0, &packet));
+            return self.sent(rustix::io::write(&self.socket, &packet));
         }
         let tag = [tag as u8];
         let parts = [IoSlice::new(&tag), IoSlice::new(body)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
-        self.sent(sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL))
+        self.sent(sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL))
     }
 
     fn sent(&self, result: rustix::io::Result<usize>) -> Result<()> {
@@ -170,7 +179,7 @@ impl Channel {
     pub fn expect_plain(&self, tag: Tag) -> Result<()> {
         let mut bytes = [0; 512];
         let count = loop {
-            match rustix::io::read(&self.0, &mut bytes) {
+            match rustix::io::read(&self.socket, &mut bytes) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => break other.context("read from the sync socket")?,
             }
@@ -183,6 +192,23 @@ impl Channel {
 
     /// `None` at end of file.
     pub fn receive(&self) -> Result<Option<Message>> {
+        loop {
+            match self.next()? {
+                Some(message) if message.tag == Tag::Cgroups => self.cgroups.set(Some(message)),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// What `Cgroups` brings, now or before. Nothing else is waited for at the time.
+    pub fn cgroups(&self) -> Result<Option<OwnedFd>> {
+        match self.cgroups.take().map_or_else(|| self.next(), |message| Ok(Some(message)))? {
+            Some(mut message) if message.tag == Tag::Cgroups => Ok(message.fd()),
+            other => Err(unexpected(other, Tag::Cgroups)),
+        }
+    }
+
+    fn next(&self) -> Result<Option<Message>> {
         // Of the kernel's zeroes: only what is received takes memory.
         static BUFFER: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
         let mut bytes = BUFFER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +216,7 @@ impl Channel {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut *bytes)];
-            match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 // ECONNRESET comes once, before what is queued: the peer went without reading all that we sent.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other.context("read from the sync socket")?,
@@ -215,7 +241,7 @@ impl Channel {
     /// Whether `receive` would return at once.
     pub fn has_message(&self) -> Result<bool> {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         let ready = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)));
         Ok(ready.context("poll the sync socket")? > 0)
     }
@@ -224,16 +250,22 @@ impl Channel {
     pub fn expect(&self, tag: Tag) -> Result<Message> {
         match self.receive()? {
             Some(message) if message.tag == tag => Ok(message),
-            Some(message) if message.tag == Tag::Error => Err(message.error()),
-            Some(message) => bail!("unexpected message {:?} while waiting for {tag:?}", message.tag),
-            None => bail!("the other side went away while waiting for {tag:?}"),
+            other => Err(unexpected(other, tag)),
         }
+    }
+}
+
+fn unexpected(message: Option<Message>, tag: Tag) -> anyhow::Error {
+    match message {
+        Some(message) if message.tag == Tag::Error => message.error(),
+        Some(message) => anyhow!("unexpected message {:?} while waiting for {tag:?}", message.tag),
+        None => anyhow!("the other side went away while waiting for {tag:?}"),
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -268,6 +300,25 @@ mod tests {
         }
         let more: Vec<_> = fds.iter().chain(&fds[..1]).copied().collect();
         assert!(a.send(Tag::Made, &[], &more).unwrap_err().to_string().contains("65 descriptors"));
+    }
+
+    #[test]
+    fn what_comes_unasked_is_no_answer_and_is_kept() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        for kept in [true, false] {
+            a.send(Tag::Cgroups, &[], &[write.as_fd()]).unwrap();
+            if kept {
+                a.send(Tag::Go, &[], &[]).unwrap();
+                b.expect(Tag::Go).unwrap();
+            }
+            rustix::io::write(b.cgroups().unwrap().unwrap(), b"x").unwrap();
+            assert_eq!(rustix::io::read(&read, &mut [0; 2]).unwrap(), 1);
+        }
+        a.send(Tag::Cgroups, &[], &[]).unwrap();
+        assert!(b.cgroups().unwrap().is_none());
+        a.send_error(&anyhow!("why"));
+        assert_eq!(b.cgroups().unwrap_err().to_string(), "why");
     }
 
     #[test]

@@ -951,6 +951,46 @@ fn cgroup_v1_mounts_with_and_without_a_namespace() {
     }
 }
 
+/// The parent makes them, where it can, of mounts that are shared among the host's namespaces. With a word for propagation the
+/// process makes them itself.
+#[test]
+fn cgroup_v1_mounts_are_the_same_whoever_makes_them() {
+    if !Path::new("/sys/fs/cgroup/pids/tasks").exists() {
+        return crate::harness::skip("no v1 hierarchies");
+    }
+    let seen = |options: &[&str]| {
+        let script = "cd /sys/fs/cgroup; cat /proc/self/mountinfo; echo; stat -c '%n %F %a %u:%g' . *";
+        let c = Container::new(cgroup_mount(script, false, options));
+        let command = c.run_command(&[]);
+        let out = run(Command::new("unshare")
+            .args(["-m", "--propagation", "shared"])
+            .arg(command.get_program())
+            .args(command.get_args()))
+        .ok()
+        .out;
+        let (mounts, files) = out.split_once("\n\n").expect("two parts");
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        let points = points.filter(|at| at.starts_with("/sys/fs/cgroup"));
+        let mounts: Vec<_> = points
+            .map(|at| {
+                let mount = mount_at(mounts, at);
+                // The number of a peer group is another one each time.
+                let kind = mount.tags.split(':').next().unwrap_or_default().to_owned();
+                (at.to_owned(), mount.fs, mount.options, kind)
+            })
+            .collect();
+        (mounts, files.to_owned())
+    };
+    let (mounts, files) = seen(&["nosuid", "noexec", "ro"]);
+    assert!(mounts.len() > 2 && files.contains("pids directory 755 0:0"), "{mounts:?} {files}");
+    for (at, _, _, kind) in &mounts {
+        assert_eq!(kind, if at == "/sys/fs/cgroup" { "" } else { "master" }, "{at}");
+    }
+    if kind() == Kind::Runw {
+        assert_eq!((mounts, files), seen(&["nosuid", "noexec", "ro", "rslave"]));
+    }
+}
+
 /// runc's LexicallyStripRoot (mounts.bats, "mount order, container bind-mount source").
 #[test]
 fn a_destination_may_be_written_as_the_host_sees_it() {

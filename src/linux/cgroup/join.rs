@@ -190,7 +190,8 @@ impl<'a> Subs<'a> {
 fn below(dir: &Path, sub: Option<&str>) -> Result<PathBuf> {
     let Some(sub) = sub else { return Ok(dir.to_owned()) };
     if Path::new(sub).components().any(|component| component == Component::ParentDir) {
-        bail!("{sub} is not a sub cgroup path");
+        // The words of runc up to 1.3, after those from 1.4 on.
+        bail!("bad sub cgroup path: {sub} is not a sub cgroup path");
     }
     Ok(dir.join(paths::clean(Path::new(sub))))
 }

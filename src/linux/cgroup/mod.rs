@@ -437,6 +437,11 @@ impl Cgroup {
         self.hierarchies().for_each(|hierarchy| remove_left(&hierarchy.dir));
     }
 
+    pub fn has_v1(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.

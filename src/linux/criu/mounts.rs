@@ -50,7 +50,7 @@ pub fn externals(
             let place = rootfs::place_in(root, mount.destination()).with_context(context)?;
             found.push(External { place, source: bundle.join(source) });
         } else if is_cgroup(mount)
-            && let Some(cgroup) = cgroup.filter(|_| !has_cgroup_namespace(plan))
+            && let Some(cgroup) = cgroup.filter(|_| !plan.has_cgroup())
         {
             let hierarchies = cgroup.v1_mounts()?;
             if let (true, Some(source)) = (hierarchies.is_empty(), cgroup.shown_v2()) {
@@ -69,8 +69,4 @@ pub fn externals(
 
 fn is_cgroup(mount: &Mount) -> bool {
     mount.typ().as_deref().is_some_and(|kind| kind.starts_with("cgroup"))
-}
-
-fn has_cgroup_namespace(plan: &Plan) -> bool {
-    plan.makes(libc::CLONE_NEWCGROUP) || plan.joins(libc::CLONE_NEWCGROUP)
 }

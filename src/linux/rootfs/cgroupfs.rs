@@ -5,27 +5,84 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use oci_spec::runtime::Mount;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
-use super::mount::{Tree, apply, new_filesystem, propagate, set_attached};
-use super::options::Options;
+use super::mount::{Tree, apply, is_bind, is_cgroup, new_filesystem, propagate, set_attached};
+use super::options::{self, Options};
+use super::sources::lacks_privilege;
 use super::{Root, inside};
 use crate::linux::cgroup::{Base, V1Mount};
+use crate::linux::sync::{Channel, Tag};
 use crate::linux::{fds, sys};
 
-pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, destination: &Path, options: &Options) -> Result<()> {
+pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result<()> {
+    let target = inside::directory(at, mount.destination())?;
+    if let Some((parents, _, talk)) = of_parent(root)
+        && std::ptr::eq(parents, mount)
+        && let Some(whole) = talk.cgroups()?
+    {
+        return Tree::from_fd(whole).attach(target.as_fd());
+    }
     let v1 = root.cgroup.v1_mounts()?;
-    let target = inside::directory(at, destination)?;
     if v1.is_empty() {
         return unified(root, options)?.attach(target.as_fd());
     }
+    let tmpfs = directory(root, options)?;
+    tmpfs.attach(target.as_fd())?;
+    fill(root, &tmpfs, &v1, options)
+}
+
+/// The mount that the parent makes while the process makes those before it, for it has nothing else to do, and v1's takes a fifth
+/// of all calls: the first of its kind, if both would make the same.
+fn of_parent<'a>(root: &Root<'a>) -> Option<(&'a Mount, Options, &'a Channel)> {
+    if !root.mounts_are_copies || root.user_namespace || root.cgroup_namespace || !root.cgroup.has_v1() {
+        return None;
+    }
+    let mounts = root.spec.mounts().iter().flatten().filter(|mount| is_cgroup(mount) && !is_bind(mount));
+    let (first, options) =
+        mounts.map(|mount| (mount, options::of(mount))).find(|(_, options)| !options.remount)?;
+    // A word for it changes what the process's namespace has made of each mount's.
+    options.propagation.is_empty().then_some((first, options, root.talk?))
+}
+
+/// The parent's half of it: attached to nothing, the way to the child.
+pub fn give(root: &Root<'_>) -> Result<()> {
+    let Some((mount, options, talk)) = of_parent(root) else { return Ok(()) };
+    let whole = match apart(root, &options) {
+        // Before 6.15 nothing could be mounted on what is mounted nowhere; and a root of a user namespace may mount in the
+        // container's mount namespace, but not in its own.
+        Err(error) if error.downcast_ref() == Some(&Errno::INVAL) || lacks_privilege(&error) => None,
+        whole => whole.with_context(|| format!("mount {}", mount.destination().display()))?,
+    };
+    let fds: Vec<_> = whole.iter().map(Tree::fd).collect();
+    talk.send(Tag::Cgroups, &[], &fds)
+}
+
+fn apart(root: &Root<'_>, options: &Options) -> Result<Option<Tree>> {
+    let tmpfs = directory(root, options)?;
+    // Before 5.12 attributes are set by a path, and nothing here has one.
+    if !tmpfs.is_complete() {
+        return Ok(None);
+    }
+    fill(root, &tmpfs, &root.cgroup.v1_mounts()?, options)?;
+    // Clones of the parent's mounts are their peers, where they are shared.
+    tmpfs.set_propagation(true, root.bind_propagation()?)?;
+    Ok(Some(tmpfs))
+}
+
+fn directory(root: &Root<'_>, options: &Options) -> Result<Tree> {
     let label = root.label.and_then(|label| label.option("tmpfs"));
     let data = ["mode=755".to_owned()].into_iter().chain(label).collect();
     let tmpfs = new_filesystem("tmpfs", Some(Path::new("tmpfs")), &Options { data, ..Options::default() })?;
     let quiet = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     tmpfs.set_attributes(false, quiet, 0)?;
     propagate(&tmpfs, options)?;
-    tmpfs.attach(target.as_fd())?;
+    Ok(tmpfs)
+}
+
+fn fill(root: &Root<'_>, tmpfs: &Tree, v1: &[V1Mount], options: &Options) -> Result<()> {
     // One call gives all of them the attributes, where the kernel can.
     let together = tmpfs.is_complete();
     let each = if together { Options { set: 0, clear: 0, ..options.clone() } } else { options.clone() };

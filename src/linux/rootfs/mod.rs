@@ -24,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
+pub use cgroupfs::give as give_cgroups;
 pub use devices::paths as device_paths;
 pub use idmap::{IdMaps, is_wanted as is_id_mapped};
 pub use label::Label;
@@ -45,11 +46,14 @@ pub struct Root<'a> {
     /// Canonical, on the host.
     pub path: &'a Path,
     pub cgroup: &'a Cgroup,
-    /// Opens what takes the host's rights; not where it has none.
-    pub parent: Option<&'a Channel>,
+    /// The child's way to its parent, which opens what takes the host's rights, or the parent's to it; none where it has no such
+    /// rights.
+    pub talk: Option<&'a Channel>,
     pub no_pivot: bool,
     /// The mounts are the container's alone.
     pub mount_namespace: bool,
+    /// And they began as a copy of the parent's.
+    pub mounts_are_copies: bool,
     pub user_namespace: bool,
     pub cgroup_namespace: bool,
     /// Of what is mounted anew.
@@ -95,13 +99,18 @@ impl Root<'_> {
         }
     }
 
+    /// What a clone of the host's has of it in the container.
+    fn bind_propagation(&self) -> Result<u64> {
+        Ok(match self.base_propagation()?.1 {
+            libc::MS_UNBINDABLE => libc::MS_PRIVATE,
+            bit => bit,
+        })
+    }
+
     fn set_base_propagation(&self) -> Result<()> {
         // "/" is changed recursively whatever the word says, as in runc's prepareRoot: a namespace half of whose
         // mounts are still the host's peers would send our mounts back to it.
-        let bit = match self.base_propagation()?.1 {
-            libc::MS_UNBINDABLE => libc::MS_PRIVATE,
-            bit => bit,
-        };
+        let bit = self.bind_propagation()?;
         let flags = MountPropagationFlags::from_bits_truncate(bit as u32) | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", flags).context("set the propagation of the mount namespace")?;
         if bit == libc::MS_SHARED {

@@ -228,11 +228,14 @@ pub fn is_bind(mount: &Mount) -> bool {
         || mount.options().iter().flatten().any(|word| word == "bind" || word == "rbind")
 }
 
+pub fn is_cgroup(mount: &Mount) -> bool {
+    mount.typ().as_deref().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2")
+}
+
 /// Words of a mount's options that do nothing there. runc takes them in silence, and engines do send some.
 pub fn without_effect(mount: &Mount) -> Vec<String> {
     let options = options::of(mount);
-    let is_cgroup = mount.typ().as_deref().is_some_and(|kind| kind == "cgroup" || kind == "cgroup2");
-    if !is_bind(mount) && !is_cgroup {
+    if !is_bind(mount) && !is_cgroup(mount) {
         return Vec::new();
     }
     let mut words = options.data;
@@ -260,10 +263,10 @@ pub fn perform(root: &Root<'_>, mounted: &mut Mounted, mount: &Mount, index: usi
         return bind(root, mounted, &tree, &options, destination);
     }
     ensure!(!options.copy_symlink, "option copy-symlink is for a bind");
-    let kind = mount.typ().as_deref().context("has neither a type nor the bind option")?;
-    if kind == "cgroup" || kind == "cgroup2" {
-        return cgroupfs::mount(root, mounted.root.as_fd(), destination, &options);
+    if is_cgroup(mount) {
+        return cgroupfs::mount(root, mounted.root.as_fd(), mount, &options);
     }
+    let kind = mount.typ().as_deref().context("has neither a type nor the bind option")?;
     filesystem(root.label, mounted, kind, mount.source().as_deref(), options, destination)
 }
 
@@ -329,11 +332,7 @@ fn bind(
     options: &Options,
     destination: &Path,
 ) -> Result<()> {
-    if root.base_propagation()?.1 != libc::MS_UNBINDABLE {
-        tree.set_propagation(true, root.base_propagation()?.1)?;
-    } else {
-        tree.set_propagation(true, libc::MS_PRIVATE)?;
-    }
+    tree.set_propagation(true, root.bind_propagation()?)?;
     let at = mounted.root.as_fd();
     let target = if tree.is_directory()? {
         inside::directory(at, destination)?

@@ -115,7 +115,7 @@ const DEVICE: u8 = b'd';
 /// process has lost its rights to a user namespace, or must not have those that an id mapping takes.
 pub fn bind(root: &Root<'_>, mount: &Mount, index: usize) -> Result<Tree> {
     let mapped = idmap::is_wanted(mount);
-    match root.parent {
+    match root.talk {
         Some(parent) if mapped || root.user_namespace => {
             parent.send(Tag::Bind, &index.to_ne_bytes(), &[])?;
             let fd = parent.expect(Tag::Source)?.fd().context("no source came with the answer")?;
@@ -154,6 +154,6 @@ pub fn symlink(mount: &Mount, bundle: &Path) -> Result<Option<CString>> {
     }
 }
 
-fn lacks_privilege(error: &anyhow::Error) -> bool {
+pub fn lacks_privilege(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(&Errno::PERM | &Errno::ACCESS))
 }
