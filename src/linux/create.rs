@@ -110,7 +110,7 @@ pub fn create(
     } else {
         making.joiner()?
     };
-    let spawned = match spawn::spawn(&plan, &joiner)? {
+    let spawned = match spawn::spawn(&plan, &joiner, privileged)? {
         Side::Child(channel) => {
             let placing = joiner.placing();
             // `init` closes what it does not keep, and who closes a number again may close another's.
@@ -133,7 +133,9 @@ pub fn create(
     log::debug(|| format!("nsexec container setup: init is process {}", spawned.pid));
     let attended = spawned.process().and_then(|process| {
         journal.cloned(process, root_mount)?;
-        admit(create, &plan, rdt.as_ref(), privileged, &spawned)?;
+        admit(create, &plan, rdt.as_ref(), &spawned)?;
+        let talk = privileged.then_some(&spawned.channel);
+        rootfs::give_cgroups(&create.root(&plan, talk), making.base())?;
         attend(create, &spawned, workload, journal)?;
         Ok(process)
     });
@@ -183,13 +185,7 @@ fn sources(create: &Create<'_>, user_namespace: bool) -> Result<Sources> {
 }
 
 /// Does for the child what only the parent can before it goes on.
-fn admit(
-    create: &Create<'_>,
-    plan: &Plan,
-    rdt: Option<&Rdt<'_>>,
-    privileged: bool,
-    spawned: &Spawned,
-) -> Result<()> {
+fn admit(create: &Create<'_>, plan: &Plan, rdt: Option<&Rdt<'_>>, spawned: &Spawned) -> Result<()> {
     let pid = spawned.pid;
     let linux = create.spec.linux().as_ref();
     create.cgroup.adopt(pid, linux.and_then(|l| l.resources().as_ref()))?;
@@ -203,8 +199,7 @@ fn admit(
     netdev::move_into(create.spec, plan, pid)?;
     spawned.channel.send(Tag::Go, &[], &[])?;
     log::debug(|| format!("child process in init(): {pid} goes on in its namespaces"));
-    let talk = privileged.then_some(&spawned.channel);
-    rootfs::give_cgroups(&create.root(plan, talk))
+    Ok(())
 }
 
 /// And what comes up until it is ready.

@@ -41,11 +41,11 @@ pub enum Side {
 }
 
 /// The container's first process, in its namespaces.
-pub fn spawn(plan: &Plan, joiner: &Joiner) -> Result<Side> {
+pub fn spawn(plan: &Plan, joiner: &Joiner, privileged: bool) -> Result<Side> {
     // CVE-2016-9962: until it is the container's own, nobody in the container may trace or inspect it. The files of
     // a non-dumpable process belong to root, though, and the unprivileged must write its id maps: there the child
     // becomes non-dumpable with its ids (as in runc).
-    if rustix::process::geteuid().is_root() {
+    if privileged {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("become non-dumpable")?;
     }
     if !plan.needs_intermediate() {

@@ -121,8 +121,12 @@ impl Making<'_> {
         Ok(())
     }
 
-    pub fn keep(mut self) {
+    pub fn keep(&mut self) {
         self.made.clear();
+    }
+
+    pub fn base(&self) -> &Base {
+        &self.base
     }
 }
 

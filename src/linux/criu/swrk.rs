@@ -63,7 +63,7 @@ pub struct Launch<'a> {
 impl Swrk {
     /// `prepare` is run in the process that becomes CRIU.
     pub fn launch(launch: &Launch<'_>, prepare: impl FnOnce() -> Result<()>) -> Result<Swrk> {
-        let criu = match spawn::spawn(&launch.plan, &launch.joiner)? {
+        let criu = match spawn::spawn(&launch.plan, &launch.joiner, rustix::process::geteuid().is_root())? {
             Side::Parent(spawned) => spawned,
             Side::Child(channel) => {
                 let error = prepare().and_then(|()| become_criu(launch, &channel));

@@ -31,7 +31,15 @@ pub fn mount(root: &Root<'_>, at: BorrowedFd<'_>, mount: &Mount, options: &Optio
     }
     let tmpfs = directory(root, options)?;
     tmpfs.attach(target.as_fd())?;
-    fill(root, &tmpfs, &v1, options)
+    fill(root, &Base::open()?, &tmpfs, &v1, options)?;
+    // One call gives all of them the attributes, where the kernel can.
+    if tmpfs.is_complete() {
+        return tmpfs.set_attributes(true, options.set, options.clear);
+    }
+    if options.is_read_only() {
+        set_attached(tmpfs.fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
+    }
+    Ok(())
 }
 
 /// The mount that the parent makes while the process makes those before it, for it has nothing else to do, and v1's takes a fifth
@@ -48,9 +56,9 @@ fn of_parent<'a>(root: &Root<'a>) -> Option<(&'a Mount, Options, &'a Channel)> {
 }
 
 /// The parent's half of it: attached to nothing, the way to the child.
-pub fn give(root: &Root<'_>) -> Result<()> {
+pub fn give(root: &Root<'_>, base: &Base) -> Result<()> {
     let Some((mount, options, talk)) = of_parent(root) else { return Ok(()) };
-    let whole = match apart(root, &options) {
+    let whole = match apart(root, base, &options) {
         // Before 6.15 nothing could be mounted on what is mounted nowhere; and a root of a user namespace may mount in the
         // container's mount namespace, but not in its own.
         Err(error) if error.downcast_ref() == Some(&Errno::INVAL) || lacks_privilege(&error) => None,
@@ -60,15 +68,15 @@ pub fn give(root: &Root<'_>) -> Result<()> {
     talk.send(Tag::Cgroups, &[], &fds)
 }
 
-fn apart(root: &Root<'_>, options: &Options) -> Result<Option<Tree>> {
+fn apart(root: &Root<'_>, base: &Base, options: &Options) -> Result<Option<Tree>> {
     let tmpfs = directory(root, options)?;
     // Before 5.12 attributes are set by a path, and nothing here has one.
     if !tmpfs.is_complete() {
         return Ok(None);
     }
-    fill(root, &tmpfs, &root.cgroup.v1_mounts()?, options)?;
+    fill(root, base, &tmpfs, &root.cgroup.v1_mounts()?, options)?;
     // Clones of the parent's mounts are their peers, where they are shared.
-    tmpfs.set_propagation(true, root.bind_propagation()?)?;
+    tmpfs.set_all(options.set, options.clear, root.bind_propagation()?)?;
     Ok(Some(tmpfs))
 }
 
@@ -82,24 +90,15 @@ fn directory(root: &Root<'_>, options: &Options) -> Result<Tree> {
     Ok(tmpfs)
 }
 
-fn fill(root: &Root<'_>, tmpfs: &Tree, v1: &[V1Mount], options: &Options) -> Result<()> {
-    // One call gives all of them the attributes, where the kernel can.
+fn fill(root: &Root<'_>, base: &Base, tmpfs: &Tree, v1: &[V1Mount], options: &Options) -> Result<()> {
     let together = tmpfs.is_complete();
     let each = if together { Options { set: 0, clear: 0, ..options.clone() } } else { options.clone() };
-    let base = Base::open()?;
     let mount = |hierarchy: &V1Mount| {
-        mount_hierarchy(root, &base, tmpfs.fd(), hierarchy, &each)
+        mount_hierarchy(root, base, tmpfs.fd(), hierarchy, &each)
             .with_context(|| format!("cgroup hierarchy {}", hierarchy.name))
     };
     // One call closes their handles.
-    fds::close(v1.iter().map(mount).collect::<Result<_>>()?)?;
-    if together {
-        return tmpfs.set_attributes(true, options.set, options.clear);
-    }
-    if options.is_read_only() {
-        set_attached(tmpfs.fd(), sys::MOUNT_ATTR_RDONLY).context("make the cgroup directory read-only")?;
-    }
-    Ok(())
+    fds::close(v1.iter().map(mount).collect::<Result<_>>()?)
 }
 
 fn mount_hierarchy(

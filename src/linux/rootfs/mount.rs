@@ -112,6 +112,12 @@ impl Tree {
         }
     }
 
+    /// Both, of the whole tree, where mount_setattr(2) is known to be there.
+    pub fn set_all(&self, set: u64, clear: u64, propagation: u64) -> Result<()> {
+        let attr = MountAttr { set, clear, propagation, ..MountAttr::default() };
+        sys::mount_setattr(self.fd.as_fd(), true, &attr).context("set mount attributes and propagation")
+    }
+
     pub fn set_attributes(&self, recursive: bool, set: u64, clear: u64) -> Result<()> {
         self.change(recursive, Change { set, clear, besides: 0 })
     }
