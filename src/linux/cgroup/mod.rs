@@ -446,7 +446,6 @@ impl Cgroup {
     }
 
     /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
-    /// What a `cgroup` mount shows in a container on v1 and hybrid; empty on pure v2.
     pub fn v1_mounts(&self) -> Result<Vec<V1Mount>> {
         // A rootless container that could not get a cgroup of its own is in its caller's, and sees that, as in runc.
         let place = |dir: &Path| if self.lenient { existing(dir) } else { dir.to_owned() };

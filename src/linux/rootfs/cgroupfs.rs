@@ -55,7 +55,7 @@ fn of_parent<'a>(root: &Root<'a>) -> Option<(&'a Mount, Options, &'a Channel)> {
     options.propagation.is_empty().then_some((first, options, root.talk?))
 }
 
-/// The parent's half of it: attached to nothing, the way to the child.
+/// The parent's half of it: makes the mount, attached to nothing, and sends it.
 pub fn give(root: &Root<'_>, base: &Base) -> Result<()> {
     let Some((mount, options, talk)) = of_parent(root) else { return Ok(()) };
     let whole = match apart(root, base, &options) {
