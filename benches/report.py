@@ -17,6 +17,8 @@ BARS = [
     ("system calls of create and start", "runw", "crun", "<=", 0.5),
     ("--version", "runw", "crun", "<=", 1.5),
 ]
+# What issue 6 only hopes for.
+STRETCH = {("native run", "floor"), ("warm wasm run", "hello")}
 
 
 def p95(values):
@@ -33,7 +35,8 @@ def table(samples, host):
     for row, ours, theirs, sign, bar in bars(samples):
         ratio = median_ratio(samples, row, ours, theirs)
         met = ratio <= bar if sign == "<=" else ratio >= bar
-        lines.append(f"| {row}: {ours} / {theirs} | {ratio:.2f} | {sign} {bar} | {'met' if met else 'missed'} |")
+        kind = " (stretch)" if (row, theirs) in STRETCH else ""
+        lines.append(f"| {row}: {ours} / {theirs} | {ratio:.2f} | {sign} {bar}{kind} | {'met' if met else 'missed'} |")
     return "\n".join(lines) + "\n"
 
 
